@@ -1,0 +1,1 @@
+//! Recipes, locks, Debian packages and wheels → a base image.

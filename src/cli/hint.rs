@@ -1,0 +1,10 @@
+//! The next step after an error. A room's error knows its own hint; here they are asked, outermost first.
+
+/// The first hint that an error in the chain has to give.
+pub fn of(error: &anyhow::Error) -> Option<String> {
+    error.chain().find_map(from)
+}
+
+fn from(_cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    None
+}

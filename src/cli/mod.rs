@@ -1,0 +1,92 @@
+//! The command line: one file per verb. A verb parses its arguments, calls a room, and prints; it decides nothing.
+//!
+//! Data goes to stdout, everything else to stderr, and only through [`output`]. Exit codes: 0; 1 it failed; 2 wrong
+//! usage; 3 the function itself answered with an error.
+
+mod completions;
+mod hint;
+mod output;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use output::Printer;
+
+/// From func.zip to an HTTP answer, without a build daemon.
+#[derive(Parser)]
+#[command(name = "fnbuild", version, max_term_width = 100, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// What every verb takes.
+#[derive(Args)]
+pub struct Common {
+    /// Where bases, caches and records are kept [default: /var/lib/fnbuild as root, else the XDG data folder]
+    #[arg(long, global = true, env = "FNBUILD_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Print the result and errors only
+    #[arg(short, long, global = true, env = "FNBUILD_QUIET")]
+    quiet: bool,
+    /// Say more; twice: everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+impl Common {
+    /// The data folder: the one given, else the default of this user. Not created here.
+    pub fn data_dir(&self) -> anyhow::Result<PathBuf> {
+        if let Some(dir) = &self.data_dir {
+            return Ok(dir.clone());
+        }
+        if nix::unistd::geteuid().is_root() {
+            return Ok("/var/lib/fnbuild".into());
+        }
+        let xdg = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
+        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
+        xdg.or_else(home)
+            .map(|dir| dir.join("fnbuild"))
+            .ok_or_else(|| anyhow::anyhow!("no data folder: neither --data-dir nor HOME is set"))
+    }
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Completions(completions::Arguments),
+}
+
+/// What a verb that did not fail has to say to the shell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    Success,
+    /// Something was done and something stays undone; a line said what.
+    Partial,
+    /// The function itself answered with an error.
+    FunctionError,
+}
+
+/// Parses the process's arguments, runs the verb, prints its error, and gives the exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let printer = Printer::new(cli.common.quiet, cli.common.verbose);
+    match run(cli.verb, &cli.common, &printer) {
+        Ok(Outcome::Success) => ExitCode::SUCCESS,
+        Ok(Outcome::Partial) => ExitCode::FAILURE,
+        Ok(Outcome::FunctionError) => ExitCode::from(3),
+        Err(error) => {
+            printer.error(&error, hint::of(&error).as_deref());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb, _common: &Common, printer: &Printer) -> anyhow::Result<Outcome> {
+    match verb {
+        Verb::Completions(arguments) => completions::run(&arguments, printer),
+    }
+}

@@ -1,0 +1,1 @@
+//! The validated configuration of `fnbuild serve`.

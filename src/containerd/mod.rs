@@ -1,0 +1,1 @@
+//! The gRPC calls: leases, content, unpack, images, runtime spec, tasks.

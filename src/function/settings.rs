@@ -1,0 +1,116 @@
+//! What a version is run with: environment and limits. Never part of the image.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that can be set for a function. A change of any of it is a new version of the same image.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Settings {
+    pub env: BTreeMap<String, String>,
+    /// Names only; values live in the secrets' own store.
+    pub secrets: BTreeSet<String>,
+    pub memory: Memory,
+    /// Thousandths of a CPU.
+    pub cpu_millis: u32,
+    pub pids: u32,
+    /// To the first byte of the answer.
+    pub timeout_ms: u64,
+    /// Calls that one replica is meant to work on at once.
+    pub concurrency: u32,
+    pub min_scale: u32,
+    pub max_scale: u32,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            env: BTreeMap::new(),
+            secrets: BTreeSet::new(),
+            memory: Memory(256 << 20),
+            cpu_millis: 1000,
+            pids: 256,
+            timeout_ms: 60_000,
+            concurrency: 8,
+            min_scale: 0,
+            max_scale: 4,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+        }
+    }
+}
+
+/// An amount of memory in bytes, written as Kubernetes does: `256Mi`, `1Gi`, `500M`, `1048576`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Memory(pub u64);
+
+/// A setting that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{text:?} is not {expected}")]
+pub struct InvalidSetting {
+    pub text: String,
+    pub expected: &'static str,
+}
+
+const UNITS: [(&str, u64); 7] = [
+    ("Ki", 1 << 10),
+    ("Mi", 1 << 20),
+    ("Gi", 1 << 30),
+    ("k", 1_000),
+    ("M", 1_000_000),
+    ("G", 1_000_000_000),
+    ("", 1),
+];
+
+impl FromStr for Memory {
+    type Err = InvalidSetting;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parse = || {
+            let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+            let (number, suffix) = text.split_at(digits);
+            let (_, unit) = UNITS.iter().find(|(name, _)| *name == suffix)?;
+            number.parse::<u64>().ok()?.checked_mul(*unit).map(Self)
+        };
+        parse().ok_or_else(|| InvalidSetting {
+            text: text.chars().take(80).collect(),
+            expected: "an amount of memory (for example 256Mi, 1Gi or 500M)",
+        })
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = |(_, size): &&(&str, u64)| self.0 != 0 && self.0.is_multiple_of(*size);
+        let binary = UNITS[..3].iter().rev().find(unit);
+        let (name, size) = binary.copied().unwrap_or(("", 1));
+        write!(f, "{}{name}", self.0 / size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_reads_and_writes_kubernetes_units() {
+        for (text, bytes, shown) in [
+            ("256Mi", 256 << 20, "256Mi"),
+            ("1G", 1_000_000_000, "1000000000"),
+            ("2048Ki", 2 << 20, "2Mi"),
+            ("0", 0, "0"),
+        ] {
+            let memory: Memory = text.parse().unwrap();
+            assert_eq!((memory.0, memory.to_string()), (bytes, shown.to_string()));
+        }
+        for text in ["", "Mi", "1.5Gi", "-1", "9Ei", "99999999999Gi"] {
+            assert!(text.parse::<Memory>().is_err(), "{text}");
+        }
+    }
+}

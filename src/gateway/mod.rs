@@ -1,0 +1,1 @@
+//! The HTTP trigger: route, wait for a replica, proxy.

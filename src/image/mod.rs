@@ -1,0 +1,1 @@
+//! Layers, splice, build, OCI layout, docker archive. Synchronous, no network, no clock.

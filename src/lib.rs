@@ -1,0 +1,45 @@
+//! fnbuild: from a function's source to an HTTP answer, without a build daemon.
+//!
+//! The house. A room may import from the rooms named behind it and from no other; `tests/it/house.rs` holds this
+//! table. Read it downhill: what the user hands in enters at `source`, leaves `image` as an OCI image, passes
+//! `registry` into a record in `store`, and `replica` answers for it behind `gateway`.
+//!
+//! | floor | room | what lives there | may use |
+//! |---|---|---|---|
+//! | 7 | [`cli`] | one file per verb: parse, call, print | all |
+//! | 7 | [`serve`], [`config`] | the validated configuration; assembles the rooms, stops them in order | all but `cli` |
+//! | 6 | [`api`] | the management REST API | `publish`, `replica`, `store`, `function` |
+//! | 5 | [`gateway`] | the HTTP trigger: route, wait for a replica, proxy | `replica`, `function` |
+//! | 5 | [`registry_server`] | the embedded OCI registry | `oci` |
+//! | 4 | [`publish`] | the one way from a source to a pushed image | `base`, `registry`, `image`, `source`, `function`, `oci` |
+//! | 4 | [`replica`] | from a record to an answering address | `containerd`, `network`, `registry`, `store`, `function`, `oci` |
+//! | 3 | [`containerd`] | the gRPC calls: leases, content, unpack, images, runtime spec, tasks | `oci` |
+//! | 3 | [`network`] | network namespaces and CNI plugins | |
+//! | 3 | [`registry`] | the wire client: auth, push, pull | `image`, `oci` |
+//! | 3 | [`store`] | `FunctionStore`, in sled | `function` |
+//! | 3 | [`base`] | recipes, locks, Debian packages and wheels → a base image | `image`, `oci` |
+//! | 2 | [`image`] | layers, splice, build, OCI layout, docker archive. Synchronous, no network, no clock | `source`, `oci` |
+//! | 1 | [`source`] | what the user hands in, made safe: zip, `.py`, folder → `Source` | `function` |
+//! | 0 | [`function`] | names, settings, records, versions: plain data | `oci` |
+//! | 0 | [`oci`] | digest, reference, descriptor, manifest, config: plain data, sorted maps | |
+//!
+//! The four drivers (`containerd`, `network`, `registry`, `store`) never import each other: `publish` and `replica`
+//! alone join them.
+
+pub mod api;
+pub mod base;
+pub mod cli;
+pub mod config;
+pub mod containerd;
+pub mod function;
+pub mod gateway;
+pub mod image;
+pub mod network;
+pub mod oci;
+pub mod publish;
+pub mod registry;
+pub mod registry_server;
+pub mod replica;
+pub mod serve;
+pub mod source;
+pub mod store;

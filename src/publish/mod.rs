@@ -1,0 +1,1 @@
+//! The one way from a source to a pushed image, for the command line and the server alike.

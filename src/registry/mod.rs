@@ -1,0 +1,1 @@
+//! The wire client of OCI registries: auth, push, pull.

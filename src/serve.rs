@@ -1,0 +1,1 @@
+//! `fnbuild serve`: assembles the rooms and stops them in order.

@@ -1,0 +1,1 @@
+//! What the user hands in, made safe: zip, `.py`, folder → `Source`.

@@ -1,0 +1,1 @@
+//! `FunctionStore`: where records are kept.

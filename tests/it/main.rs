@@ -1,0 +1,3 @@
+//! Every test that drives more than one room, in one binary: the real program against real parts.
+
+mod house;
