@@ -1,0 +1,2 @@
+def run(x, y):
+    print(x, "+", y, "=", x + y)
