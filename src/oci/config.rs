@@ -114,8 +114,8 @@ mod tests {
 
     #[test]
     fn another_implementation_reads_what_we_write() {
-        let mut config = ImageConfig::default();
-        config.platform = Platform { architecture: "amd64".into(), os: "linux".into(), variant: None };
+        let platform = Platform { architecture: "amd64".into(), os: "linux".into(), variant: None };
+        let mut config = ImageConfig { platform, ..ImageConfig::default() };
         config.config.cmd = Some(vec!["python3".into()]);
         config.config.exposed_ports.insert("8081/tcp".into(), Empty {});
         let bytes = serde_json::to_vec(&config).unwrap();
