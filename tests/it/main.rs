@@ -1,3 +1,4 @@
 //! Every test that drives more than one room, in one binary: the real program against real parts.
 
 mod house;
+mod store;

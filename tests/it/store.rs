@@ -1,0 +1,213 @@
+//! What every store promises, tested once for all of them, and what sled alone promises.
+
+use fnbuild::function::{FunctionRecord, NewVersion};
+use fnbuild::oci::Digest;
+use fnbuild::store::{Change, FunctionStore, Revision, SledStore, StoreError, Stored};
+use futures_util::StreamExt;
+
+fn image(seed: &str) -> NewVersion {
+    NewVersion {
+        repository: "fn/x".parse().unwrap(),
+        digest: Digest::of(seed),
+        source: Some(Digest::of(b"source")),
+        base: None,
+        entry: None,
+        settings: Default::default(),
+        author: None,
+    }
+}
+
+fn record(name: &str) -> FunctionRecord {
+    FunctionRecord::first(name.parse().unwrap(), image(name), "2026-11-23T00:00:00Z".into())
+}
+
+/// The whole contract of [`FunctionStore`], on an empty store.
+async fn keeps_the_contract(store: &dyn FunctionStore) {
+    store.check().await.unwrap();
+    creates_reads_updates_and_deletes_by_revision(store).await;
+    pages_in_the_order_of_names(store).await;
+    of_many_writers_each_gets_its_own_version(store).await;
+    watchers_see_changes_in_order(store).await;
+}
+
+async fn creates_reads_updates_and_deletes_by_revision(store: &dyn FunctionStore) {
+    let mut add = record("add");
+    assert_eq!(store.get(&add.name).await.unwrap(), None);
+    let first = store.create(&add).await.unwrap();
+    assert!(matches!(store.create(&add).await, Err(StoreError::Conflict { .. })));
+    assert_eq!(store.get(&add.name).await.unwrap(), Some(Stored { revision: first, record: add.clone() }));
+
+    add.push(image("second"), "2026-11-23T00:00:01Z".into());
+    let second = store.update(&add, first).await.unwrap();
+    assert!(second > first);
+    assert!(matches!(store.update(&add, first).await, Err(StoreError::Conflict { .. })));
+    assert_eq!(store.get(&add.name).await.unwrap().unwrap().record.versions.len(), 2);
+
+    assert!(matches!(store.delete(&add.name, first).await, Err(StoreError::Conflict { .. })));
+    store.delete(&add.name, second).await.unwrap();
+    assert_eq!(store.get(&add.name).await.unwrap(), None);
+    assert!(matches!(store.update(&add, second).await, Err(StoreError::Conflict { .. })));
+    let again = store.create(&add).await.unwrap();
+    assert!(again > second, "a revision never comes back");
+    store.delete(&add.name, again).await.unwrap();
+}
+
+async fn pages_in_the_order_of_names(store: &dyn FunctionStore) {
+    let mut names: Vec<String> = (0..25).map(|i| format!("page-{i}")).collect();
+    for name in &names {
+        store.create(&record(name)).await.unwrap();
+    }
+    names.sort();
+    let (mut seen, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.list(after.as_ref(), 10).await.unwrap();
+        assert!(page.records.len() <= 10);
+        seen.extend(page.records.iter().map(|stored| stored.record.name.to_string()));
+        after = page.records.last().map(|stored| stored.record.name.clone());
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(seen, names);
+    for name in &names {
+        let name = name.parse().unwrap();
+        let revision = store.get(&name).await.unwrap().unwrap().revision;
+        store.delete(&name, revision).await.unwrap();
+    }
+    assert_eq!(store.list(None, 10).await.unwrap().records, []);
+}
+
+async fn of_many_writers_each_gets_its_own_version(store: &dyn FunctionStore) {
+    let shared = record("shared");
+    store.create(&shared).await.unwrap();
+    let writer = async |seed: String| {
+        loop {
+            let Stored { revision, mut record } = store.get(&shared.name).await.unwrap().unwrap();
+            let number = record.push(image(&seed), "2026-11-23T00:00:02Z".into());
+            match store.update(&record, revision).await {
+                Ok(_) => return number,
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    let numbers = futures_util::future::join_all((0..16).map(|i| writer(format!("writer {i}")))).await;
+    let mut sorted = numbers.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted, (2..=17).collect::<Vec<_>>());
+    let Stored { revision, record } = store.get(&shared.name).await.unwrap().unwrap();
+    for (writer, number) in numbers.iter().enumerate() {
+        let version = record.version(*number).unwrap();
+        assert_eq!(version.image.digest, Digest::of(format!("writer {writer}")), "no version is mixed up");
+    }
+    store.delete(&shared.name, revision).await.unwrap();
+}
+
+async fn watchers_see_changes_in_order(store: &dyn FunctionStore) {
+    let mut changes = store.watch().await.unwrap();
+    let mut watched = record("watched");
+    let first = store.create(&watched).await.unwrap();
+    watched.push(image("2"), "2026-11-23T00:00:03Z".into());
+    let second = store.update(&watched, first).await.unwrap();
+    store.delete(&watched.name, second).await.unwrap();
+
+    let mut revisions: Vec<Revision> = Vec::new();
+    for _ in 0..3 {
+        match changes.next().await.unwrap() {
+            Change::Written(stored) => {
+                assert_eq!(stored.record.name, watched.name);
+                revisions.push(stored.revision);
+            }
+            Change::Deleted { name, revision } => {
+                assert_eq!(name, watched.name);
+                revisions.push(revision);
+            }
+            Change::Missed => panic!("three changes are not too many"),
+        }
+    }
+    assert_eq!(revisions[..2], [first, second]);
+    assert!(revisions[2] > second);
+}
+
+fn new_store(folder: &std::path::Path) -> SledStore {
+    SledStore::create(folder).unwrap();
+    SledStore::open(folder).unwrap()
+}
+
+#[tokio::test]
+async fn sled_keeps_the_contract() {
+    let folder = tempfile::tempdir().unwrap();
+    keeps_the_contract(&new_store(&folder.path().join("records"))).await;
+}
+
+#[tokio::test]
+async fn sled_finds_everything_again_and_no_revision_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("records");
+    let store = new_store(&folder);
+    let kept = store.create(&record("kept")).await.unwrap();
+    let gone = store.create(&record("gone")).await.unwrap();
+    store.delete(&record("gone").name, gone).await.unwrap();
+    drop(store);
+
+    let store = SledStore::open(&folder).unwrap();
+    let found = store.get(&record("kept").name).await.unwrap().unwrap();
+    assert_eq!(found, Stored { revision: kept, record: record("kept") });
+    let next = store.create(&record("next")).await.unwrap();
+    assert!(next.0 > gone.0 + 1, "the deletion's revision is remembered too");
+}
+
+#[tokio::test]
+async fn sled_tells_a_slow_watcher_what_it_missed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = new_store(&folder.path().join("records"));
+    let mut changes = store.watch().await.unwrap();
+    let creations = (0..1500).map(|i| {
+        let store = store.clone();
+        async move { store.create(&record(&format!("f-{i}"))).await }
+    });
+    for created in futures_util::future::join_all(creations).await {
+        created.unwrap();
+    }
+    assert_eq!(changes.next().await, Some(Change::Missed));
+    assert!(matches!(changes.next().await, Some(Change::Written(_))));
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_read_is_an_error_and_never_an_empty_start() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path().join("records");
+    assert!(matches!(SledStore::open(&folder), Err(StoreError::Gone { .. })));
+
+    std::fs::create_dir(&folder).unwrap();
+    let error = SledStore::open(&folder).err().unwrap();
+    assert!(matches!(error, StoreError::Damaged { .. }), "an empty folder: {error}");
+    std::fs::remove_dir_all(&folder).unwrap();
+
+    let store = new_store(&folder);
+    store.create(&record("add")).await.unwrap();
+    drop(store);
+    let database = sled::open(&folder).unwrap();
+    database.insert("format", "99").unwrap();
+    database.flush().unwrap();
+    drop(database);
+    let error = SledStore::open(&folder).err().unwrap();
+    assert!(matches!(error, StoreError::NewerStore { found: 99, .. }), "{error}");
+
+    let database = sled::open(&folder).unwrap();
+    database.insert("format", "1").unwrap();
+    database.open_tree("functions").unwrap().insert("add", b"nonsense").unwrap();
+    database.flush().unwrap();
+    drop(database);
+    let error = SledStore::open(&folder).err().unwrap();
+    assert!(matches!(&error, StoreError::Unreadable { key, .. } if key == "add"), "{error}");
+}
+
+#[tokio::test]
+async fn a_second_opening_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("records");
+    let _first = new_store(&folder);
+    let error = SledStore::open(&folder).err().unwrap();
+    assert!(matches!(error, StoreError::Locked { .. }), "{error}");
+}
