@@ -5,6 +5,6 @@ pub fn of(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(from)
 }
 
-fn from(_cause: &(dyn std::error::Error + 'static)) -> Option<String> {
-    None
+fn from(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    cause.downcast_ref::<crate::store::StoreError>().and_then(crate::store::StoreError::hint)
 }
