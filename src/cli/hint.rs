@@ -6,5 +6,10 @@ pub fn of(error: &anyhow::Error) -> Option<String> {
 }
 
 fn from(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
-    cause.downcast_ref::<crate::store::StoreError>().and_then(crate::store::StoreError::hint)
+    macro_rules! ask {
+        ($($error:ty),* $(,)?) => {
+            None$(.or_else(|| cause.downcast_ref::<$error>().and_then(<$error>::hint)))*
+        };
+    }
+    ask!(crate::store::StoreError, super::server::ServerError)
 }

@@ -4,8 +4,20 @@
 //! usage; 3 the function itself answered with an error.
 
 mod completions;
+mod config;
+mod delete;
+mod describe;
 mod hint;
+mod invoke;
+mod list;
 mod output;
+mod rollback;
+mod scale;
+mod server;
+mod settings;
+mod status;
+mod table;
+mod versions;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,6 +25,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 pub use output::Printer;
+use table::table;
 
 /// From func.zip to an HTTP answer, without a build daemon.
 #[derive(Parser)]
@@ -58,6 +71,25 @@ impl Common {
 #[derive(Subcommand)]
 enum Verb {
     Completions(completions::Arguments),
+    Config(config::Arguments),
+    #[command(visible_alias = "rm")]
+    Delete(delete::Arguments),
+    Describe(describe::Arguments),
+    Invoke(invoke::Arguments),
+    #[command(visible_alias = "ls")]
+    List(list::Arguments),
+    Rollback(rollback::Arguments),
+    Scale(scale::Arguments),
+    Status(status::Arguments),
+    Versions(versions::Arguments),
+}
+
+/// How a result is printed.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, clap::ValueEnum)]
+pub enum OutputFormat {
+    #[default]
+    Text,
+    Json,
 }
 
 /// What a verb that did not fail has to say to the shell.
@@ -88,5 +120,24 @@ pub fn main() -> ExitCode {
 fn run(verb: Verb, _common: &Common, printer: &Printer) -> anyhow::Result<Outcome> {
     match verb {
         Verb::Completions(arguments) => completions::run(&arguments, printer),
+        Verb::Config(arguments) => config::run(&arguments, printer),
+        Verb::Delete(arguments) => delete::run(&arguments, printer),
+        Verb::Describe(arguments) => describe::run(&arguments, printer),
+        Verb::Invoke(arguments) => invoke::run(&arguments, printer),
+        Verb::List(arguments) => list::run(&arguments, printer),
+        Verb::Rollback(arguments) => rollback::run(&arguments, printer),
+        Verb::Scale(arguments) => scale::run(&arguments, printer),
+        Verb::Status(arguments) => status::run(&arguments, printer),
+        Verb::Versions(arguments) => versions::run(&arguments, printer),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_of_all_verbs_are_sound() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
     }
 }

@@ -22,6 +22,22 @@ impl Printer {
         let _ = writeln!(std::io::stdout().lock(), "{}", text.as_ref());
     }
 
+    /// A piece of the result as it is.
+    pub fn bytes(&self, bytes: &[u8]) -> std::io::Result<()> {
+        let mut stdout = std::io::stdout().lock();
+        match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            written => written,
+        }
+    }
+
+    /// Ends the line of what [`Printer::bytes`] wrote, for a person; a pipe gets the bytes and no more.
+    pub fn end_line(&self, last: Option<u8>) {
+        if last.is_some_and(|byte| byte != b'\n') && std::io::stdout().is_terminal() {
+            self.data("");
+        }
+    }
+
     /// The result as JSON, indented: for `-o json`.
     pub fn json(&self, value: &impl serde::Serialize) -> anyhow::Result<()> {
         self.data(serde_json::to_string_pretty(value)?);

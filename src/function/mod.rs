@@ -2,10 +2,14 @@
 
 mod entry;
 mod name;
+mod patch;
 mod record;
 mod settings;
+mod target;
 
 pub use entry::{EntryPoint, InvalidEntryPoint};
 pub use name::{FunctionName, InvalidName};
+pub use patch::{SettingsPatch, parse_cpu};
 pub use record::{FORMAT, FunctionRecord, NewVersion, Version, VersionNumber};
 pub use settings::{InvalidSetting, Memory, Settings};
+pub use target::Target;

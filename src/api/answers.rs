@@ -1,0 +1,148 @@
+//! The JSON of the API, in both directions: what the server writes and the command line reads.
+
+use serde::{Deserialize, Serialize};
+
+use crate::function::{FunctionName, Settings, Version, VersionNumber};
+
+/// Every error of the platform.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    pub error_type: String,
+    pub error_message: String,
+    pub request_id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// `POST …/versions`, `PUT /v1/functions/NAME`, `POST …/config`: 201, or 200 where nothing changed.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pushed {
+    pub name: FunctionName,
+    pub version: VersionNumber,
+    pub digest: String,
+    /// Registry, repository and digest: what `docker pull` takes.
+    pub reference: String,
+    /// The trigger.
+    pub url: String,
+    pub unchanged: bool,
+    /// What the push did not manage although the version is recorded: a tag, for example.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// `GET /v1/functions`: a page, in the order of names.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Functions {
+    pub functions: Vec<Summary>,
+    /// The value for `after` that gives the next page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<FunctionName>,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    pub name: FunctionName,
+    pub version: VersionNumber,
+    pub image: String,
+    pub digest: String,
+    /// RFC 3339, of the current version.
+    pub created: String,
+    pub replicas: usize,
+    pub url: String,
+}
+
+/// `GET /v1/functions/NAME`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Described {
+    pub name: FunctionName,
+    pub version: VersionNumber,
+    pub image: String,
+    pub digest: String,
+    pub base: Option<String>,
+    pub source: Option<String>,
+    pub entry: Option<String>,
+    pub created: String,
+    pub url: String,
+    pub settings: Settings,
+    /// All numbers that can be rolled back to, oldest first.
+    pub versions: Vec<VersionNumber>,
+    pub replicas: Vec<ReplicaState>,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicaState {
+    pub id: String,
+    /// containerd's name for it.
+    pub container: String,
+    pub version: VersionNumber,
+    pub address: String,
+    pub port: u16,
+    pub state: String,
+}
+
+/// `GET …/versions`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Versions {
+    pub name: FunctionName,
+    pub current: VersionNumber,
+    pub versions: Vec<Version>,
+}
+
+/// `POST …/rollback`: the version to go back to; without one, the one before the current.
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Selected {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<VersionNumber>,
+}
+
+/// `POST …/scale`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scale {
+    /// Replicas that stay up without calls; the largest scale is raised where it is below.
+    pub replicas: u32,
+}
+
+/// `DELETE /v1/functions/NAME`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Deleted {
+    pub name: FunctionName,
+    /// What stays behind although it was to go, one line for each.
+    pub kept: Vec<String>,
+}
+
+/// One line of `GET …/logs` (NDJSON).
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogLine {
+    /// RFC 3339, UTC.
+    pub time: String,
+    pub version: VersionNumber,
+    pub replica: String,
+    /// `stdout`, `stderr`, or `system` for what the log itself has to say.
+    pub stream: String,
+    pub text: String,
+}
+
+/// `GET /v1/status`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// fnbuild's own.
+    pub version: String,
+    pub id: String,
+    pub registry: String,
+    pub namespace: String,
+    pub ready: bool,
+    /// Why it is not ready.
+    pub problems: Vec<String>,
+}

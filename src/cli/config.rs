@@ -1,0 +1,43 @@
+//! `fnbuild config NAME -e K=V …`: a new version of the same image with other settings.
+
+use http::Method;
+
+use crate::api::Pushed;
+use crate::function::{FunctionName, SettingsPatch};
+
+use super::server::{Server, ServerArguments, block_on};
+use super::settings::SettingArguments;
+use super::{Outcome, OutputFormat, Printer};
+
+/// Change what a function is run with
+#[derive(clap::Args)]
+pub struct Arguments {
+    name: FunctionName,
+    #[command(flatten)]
+    settings: SettingArguments,
+    #[command(flatten)]
+    server: ServerArguments,
+    #[arg(short, long, value_enum, default_value_t)]
+    output: OutputFormat,
+}
+
+pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
+    let server = Server::new(&arguments.server)?;
+    let patch: SettingsPatch = arguments.settings.patch()?;
+    let path = format!("/v1/functions/{}/config", arguments.name);
+    let pushed: Pushed = block_on(server.call(Method::POST, &path, Some(&patch)))?;
+    print(&pushed, arguments.output, printer)?;
+    Ok(Outcome::Success)
+}
+
+/// What became of a change of settings.
+pub fn print(pushed: &Pushed, output: OutputFormat, printer: &Printer) -> anyhow::Result<()> {
+    match output {
+        OutputFormat::Json => printer.json(pushed)?,
+        OutputFormat::Text if pushed.unchanged => {
+            printer.data(format!("{} stays at version {}: nothing changed", pushed.name, pushed.version));
+        }
+        OutputFormat::Text => printer.data(format!("{} is at version {}", pushed.name, pushed.version)),
+    }
+    Ok(())
+}

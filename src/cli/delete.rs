@@ -1,0 +1,36 @@
+//! `fnbuild delete NAME`: the record and the containers; with `--images` what the registry holds of it too.
+
+use http::Method;
+
+use crate::api::Deleted;
+use crate::function::FunctionName;
+
+use super::server::{Server, ServerArguments, block_on};
+use super::{Outcome, OutputFormat, Printer};
+
+/// Delete a function
+#[derive(clap::Args)]
+pub struct Arguments {
+    name: FunctionName,
+    /// Delete its images from the registry too, except what something else uses
+    #[arg(long)]
+    images: bool,
+    #[command(flatten)]
+    server: ServerArguments,
+    #[arg(short, long, value_enum, default_value_t)]
+    output: OutputFormat,
+}
+
+pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
+    let server = Server::new(&arguments.server)?;
+    let path = format!("/v1/functions/{}?images={}", arguments.name, arguments.images);
+    let deleted: Deleted = block_on(server.call(Method::DELETE, &path, None::<&()>))?;
+    match arguments.output {
+        OutputFormat::Json => printer.json(&deleted)?,
+        OutputFormat::Text => printer.data(format!("{} is deleted", deleted.name)),
+    }
+    for line in &deleted.kept {
+        printer.warning(line);
+    }
+    Ok(if deleted.kept.is_empty() { Outcome::Success } else { Outcome::Partial })
+}

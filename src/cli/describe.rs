@@ -1,0 +1,62 @@
+//! `fnbuild describe NAME`: what a function is, what it runs with, and what answers for it.
+
+use std::fmt::Write as _;
+
+use crate::api::Described;
+use crate::function::FunctionName;
+
+use super::server::{Server, ServerArguments, block_on};
+use super::{Outcome, OutputFormat, Printer, table};
+
+/// Show a function, its settings and its replicas
+#[derive(clap::Args)]
+pub struct Arguments {
+    name: FunctionName,
+    #[command(flatten)]
+    server: ServerArguments,
+    #[arg(short, long, value_enum, default_value_t)]
+    output: OutputFormat,
+}
+
+pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
+    let server = Server::new(&arguments.server)?;
+    let path = format!("/v1/functions/{}", arguments.name);
+    let described: Described = block_on(server.get(&path))?;
+    match arguments.output {
+        OutputFormat::Json => printer.json(&described)?,
+        OutputFormat::Text => printer.data(text(&described)?),
+    }
+    Ok(Outcome::Success)
+}
+
+fn text(function: &Described) -> anyhow::Result<String> {
+    let none = "-".to_string();
+    let settings = &function.settings;
+    let mut text = String::new();
+    let rows = [
+        ("name", function.name.to_string()),
+        ("version", format!("{} ({})", function.version, function.created)),
+        ("image", function.image.clone()),
+        ("base", function.base.clone().unwrap_or_else(|| none.clone())),
+        ("entry", function.entry.clone().unwrap_or(none)),
+        ("url", function.url.clone()),
+        ("memory", settings.memory.to_string()),
+        ("cpu", format!("{}m", settings.cpu_millis)),
+        ("timeout", format!("{}ms", settings.timeout_ms)),
+        (
+            "scale",
+            format!("{} to {}, {} calls each", settings.min_scale, settings.max_scale, settings.concurrency),
+        ),
+    ];
+    for (key, value) in rows {
+        writeln!(text, "{key:9}{value}")?;
+    }
+    // Names only: what a variable holds may be nobody's business.
+    writeln!(text, "{:9}{}", "env", settings.env.keys().cloned().collect::<Vec<_>>().join(" "))?;
+    let rows = function.replicas.iter().map(|replica| {
+        let address = format!("{}:{}", replica.address, replica.port);
+        [replica.id.clone(), replica.version.to_string(), address, replica.state.clone()]
+    });
+    write!(text, "\n{}", table(["REPLICA", "VERSION", "ADDRESS", "STATE"], rows))?;
+    Ok(text)
+}

@@ -1,0 +1,92 @@
+//! `fnbuild invoke NAME`: calls a function through the trigger and prints its answer.
+
+use std::io::Read;
+
+use anyhow::Context;
+use http::{Method, Response, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use crate::function::Target;
+
+use super::server::{Server, ServerArguments, block_on, whole};
+use super::{Outcome, Printer};
+
+/// Call a function
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// NAME, or NAME@VERSION for one version of it
+    #[arg(value_name = "NAME")]
+    target: Target,
+    /// The body: text (JSON), @FILE, or - for stdin
+    #[arg(short, long, default_value = "{}", hide_default_value = true)]
+    data: String,
+    /// The type of the body
+    #[arg(long, default_value = "application/json")]
+    content_type: String,
+    /// Print where the time went, on stderr
+    #[arg(long)]
+    timing: bool,
+    #[command(flatten)]
+    server: ServerArguments,
+}
+
+pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
+    let server = Server::new(&arguments.server)?;
+    let body = data(&arguments.data)?;
+    let path = format!("/function/{}", arguments.target);
+    let request = server
+        .request(Method::POST, &path)
+        .header(header::CONTENT_TYPE, &arguments.content_type)
+        .body(whole(body))?;
+    block_on(async {
+        let response = server.send(request).await?;
+        if response.headers().get("x-fnbuild-error").is_some_and(|whose| whose == "platform") {
+            // Reading it as the API's error gives it words and a hint.
+            return Err(server.error(response).await?.into());
+        }
+        if arguments.timing {
+            timing(&response, printer);
+        }
+        let failed = response.status().is_client_error() || response.status().is_server_error();
+        if failed {
+            printer.status(format!("the function answered {}", response.status()));
+        }
+        print(response, printer).await?;
+        Ok(if failed { Outcome::FunctionError } else { Outcome::Success })
+    })
+}
+
+fn data(text: &str) -> anyhow::Result<Vec<u8>> {
+    if text == "-" {
+        let mut bytes = Vec::new();
+        std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read the body from stdin")?;
+        return Ok(bytes);
+    }
+    match text.strip_prefix('@') {
+        Some(file) => std::fs::read(file).with_context(|| format!("cannot read the body from {file}")),
+        None => Ok(text.into()),
+    }
+}
+
+fn timing(response: &Response<Incoming>, printer: &Printer) {
+    for name in ["x-duration-seconds", "server-timing", "x-call-id"] {
+        if let Some(value) = response.headers().get(name).and_then(|value| value.to_str().ok()) {
+            printer.status(format!("{name}: {value}"));
+        }
+    }
+}
+
+/// As it comes, so that a stream is seen while it runs.
+async fn print(response: Response<Incoming>, printer: &Printer) -> anyhow::Result<()> {
+    let mut body = response.into_body();
+    let mut last = None;
+    while let Some(frame) = body.frame().await {
+        if let Ok(bytes) = frame.context("the answer broke off")?.into_data() {
+            last = bytes.last().copied().or(last);
+            printer.bytes(&bytes)?;
+        }
+    }
+    printer.end_line(last);
+    Ok(())
+}

@@ -1,0 +1,34 @@
+//! `fnbuild rollback NAME [VERSION]`: makes an earlier version the current one. Nothing is built.
+
+use http::Method;
+
+use crate::api::{Pushed, Selected};
+use crate::function::{FunctionName, VersionNumber};
+
+use super::server::{Server, ServerArguments, block_on};
+use super::{Outcome, OutputFormat, Printer};
+
+/// Go back to an earlier version
+#[derive(clap::Args)]
+pub struct Arguments {
+    name: FunctionName,
+    /// The version to go back to [default: the one before the current]
+    #[arg(value_name = "VERSION")]
+    to: Option<VersionNumber>,
+    #[command(flatten)]
+    server: ServerArguments,
+    #[arg(short, long, value_enum, default_value_t)]
+    output: OutputFormat,
+}
+
+pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
+    let server = Server::new(&arguments.server)?;
+    let path = format!("/v1/functions/{}/rollback", arguments.name);
+    let body = Selected { version: arguments.to };
+    let pushed: Pushed = block_on(server.call(Method::POST, &path, Some(&body)))?;
+    match arguments.output {
+        OutputFormat::Json => printer.json(&pushed)?,
+        OutputFormat::Text => printer.data(format!("{} is at version {}", pushed.name, pushed.version)),
+    }
+    Ok(Outcome::Success)
+}

@@ -1,0 +1,69 @@
+//! The flags that say what a function is run with: shared by the verbs that make a version.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::function::{Memory, SettingsPatch, parse_cpu};
+
+/// Changes to the settings of the version before; what is not given stays.
+#[derive(clap::Args)]
+pub struct SettingArguments {
+    /// Set a variable for the function; KEY- takes it away
+    #[arg(short, long = "env", value_name = "KEY=VALUE")]
+    env: Vec<String>,
+    /// Give the function this secret; the list replaces the one before
+    #[arg(long = "secret", value_name = "NAME")]
+    secrets: Vec<String>,
+    /// Memory for each replica (256Mi, 1Gi)
+    #[arg(long)]
+    memory: Option<Memory>,
+    /// CPUs for each replica (0.5, 2)
+    #[arg(long, value_parser = parse_cpu)]
+    cpu: Option<u32>,
+    /// Time until the first byte of an answer (30s, 5m)
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    timeout: Option<Duration>,
+    /// Calls that one replica works on at once
+    #[arg(long, value_name = "N")]
+    concurrency: Option<u32>,
+    /// Replicas that stay up without calls
+    #[arg(long, value_name = "N")]
+    min_scale: Option<u32>,
+    /// Replicas at most
+    #[arg(long, value_name = "N")]
+    max_scale: Option<u32>,
+}
+
+impl SettingArguments {
+    pub fn patch(&self) -> anyhow::Result<SettingsPatch> {
+        let timeout_ms = self.timeout.map(|time| u64::try_from(time.as_millis())).transpose()?;
+        let secrets = (!self.secrets.is_empty()).then(|| BTreeSet::from_iter(self.secrets.iter().cloned()));
+        Ok(SettingsPatch {
+            env: self.env.iter().map(|text| variable(text)).collect::<anyhow::Result<BTreeMap<_, _>>>()?,
+            secrets,
+            memory: self.memory,
+            cpu_millis: self.cpu,
+            timeout_ms,
+            concurrency: self.concurrency,
+            min_scale: self.min_scale,
+            max_scale: self.max_scale,
+            ..SettingsPatch::default()
+        })
+    }
+}
+
+/// `KEY=VALUE`, or `KEY-` to unset.
+fn variable(text: &str) -> anyhow::Result<(String, Option<String>)> {
+    match (text.split_once('='), text.strip_suffix('-')) {
+        (Some((key, value)), _) => Ok((key.into(), Some(value.into()))),
+        (None, Some(key)) => Ok((key.into(), None)),
+        (None, None) => anyhow::bail!("{text:?} is neither KEY=VALUE nor KEY-"),
+    }
+}
+
+/// `30s`, `1m30s`, `500ms`.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let expected = || format!("{text:?} is no length of time (for example 500ms, 30s or 5m)");
+    let parsed: jiff::SignedDuration = text.parse().map_err(|_| expected())?;
+    parsed.try_into().map_err(|_| expected())
+}

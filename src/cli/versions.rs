@@ -1,0 +1,34 @@
+//! `fnbuild versions NAME`: every push of a function that can be gone back to.
+
+use crate::api::Versions;
+use crate::function::FunctionName;
+
+use super::server::{Server, ServerArguments, block_on};
+use super::{Outcome, OutputFormat, Printer, table};
+
+/// List a function's versions
+#[derive(clap::Args)]
+pub struct Arguments {
+    name: FunctionName,
+    #[command(flatten)]
+    server: ServerArguments,
+    #[arg(short, long, value_enum, default_value_t)]
+    output: OutputFormat,
+}
+
+pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
+    let server = Server::new(&arguments.server)?;
+    let versions: Versions = block_on(server.get(&format!("/v1/functions/{}/versions", arguments.name)))?;
+    match arguments.output {
+        OutputFormat::Json => printer.json(&versions)?,
+        OutputFormat::Text => {
+            let rows = versions.versions.iter().rev().map(|version| {
+                let current = if version.number == versions.current { "*" } else { "" };
+                let digest = version.image.digest.short().to_string();
+                [current.into(), version.number.to_string(), version.created.clone(), digest]
+            });
+            printer.data(table(["", "VERSION", "CREATED", "IMAGE"], rows));
+        }
+    }
+    Ok(Outcome::Success)
+}
