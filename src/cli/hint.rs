@@ -11,5 +11,5 @@ fn from(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
             None$(.or_else(|| cause.downcast_ref::<$error>().and_then(<$error>::hint)))*
         };
     }
-    ask!(crate::store::StoreError, super::server::ServerError)
+    ask!(crate::registry::Error, crate::store::StoreError, super::server::ServerError)
 }
