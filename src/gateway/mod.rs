@@ -1,1 +1,83 @@
-//! The HTTP trigger: route, wait for a replica, proxy.
+//! The HTTP trigger: `ANY /function/NAME[@VERSION][/rest]` → a replica that answers, and back.
+//!
+//! - A warm call touches memory only: no store, no containerd, no disk.
+//! - Bodies are streamed both ways and never held whole.
+//! - A call is tried again only while not one byte of it has reached a function.
+//! - What is wrong with the platform and what is wrong with the function are told apart: `X-Fnbuild-Error`.
+//!
+//! It runs on hyper directly: a router and its layers would cost more than everything else here.
+
+mod body;
+mod fault;
+mod headers;
+mod listen;
+mod pool;
+mod proxy;
+mod route;
+mod upgrade;
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::function::Target;
+
+pub use body::AnswerBody;
+pub use fault::Whose;
+pub use listen::{Connection, listen};
+pub use proxy::Gateway;
+pub use route::is_trigger;
+
+/// Where the replicas are. The pool of real containers is one; tests have their own local servers.
+pub trait Replicas: Send + Sync + 'static {
+    type Lease: Lease;
+
+    /// A replica with room for one more call: at once where there is one, else as soon as one is up or free.
+    fn acquire(
+        &self,
+        target: &Target,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Self::Lease, Unavailable>> + Send;
+}
+
+/// The right to one call at one replica, given back when it is dropped.
+pub trait Lease: Send + Unpin + 'static {
+    /// Unique among all replicas that ever were: connections are kept under it.
+    fn replica(&self) -> &str;
+    fn address(&self) -> SocketAddr;
+    /// To the first byte of the answer.
+    fn timeout(&self) -> Duration;
+    /// Whether this call had to wait for a container.
+    fn cold(&self) -> bool;
+    /// The replica does not accept connections, or broke one: somebody should look after it.
+    fn failed(&self);
+}
+
+/// Why there is no replica for a call.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Unavailable {
+    NoFunction,
+    NoVersion,
+    /// All replicas and the queue are full.
+    Full {
+        retry_after: Duration,
+    },
+    /// It was tried and it failed.
+    CannotStart {
+        whose: Whose,
+        reason: String,
+    },
+    /// The deadline came first.
+    TooLate,
+}
+
+/// The bounds of a call.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub request_body: u64,
+    /// Of an answer that says its length; streams have none.
+    pub response_body: u64,
+    /// How long a call waits for a replica.
+    pub start_timeout: Duration,
+    /// How long a stream may be silent once the answer has begun.
+    pub idle_timeout: Duration,
+}

@@ -1,4 +1,5 @@
 //! Every test that drives more than one room, in one binary: the real program against real parts.
 
+mod gateway;
 mod house;
 mod store;

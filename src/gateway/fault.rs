@@ -1,0 +1,103 @@
+//! What can go wrong with a call, and how it is told: a status, whose fault it is, and JSON.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+
+use super::{AnswerBody, Unavailable, headers};
+
+/// Whose fault an error is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whose {
+    Function,
+    Platform,
+}
+
+impl Whose {
+    pub fn header(self) -> HeaderValue {
+        match self {
+            Self::Function => HeaderValue::from_static("function"),
+            Self::Platform => HeaderValue::from_static("platform"),
+        }
+    }
+}
+
+/// Why a call has no answer of its function.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    #[error("no function has the path {path}")]
+    NoPath { path: String },
+    #[error("there is no function {target}")]
+    NoFunction { target: String },
+    #[error("the function of {target} has no such version")]
+    NoVersion { target: String },
+    #[error("the request's body is larger than {limit} bytes")]
+    RequestTooLarge { limit: u64 },
+    #[error("all replicas of {target} are busy and the queue is full")]
+    Full { target: String, retry_after: Duration },
+    #[error("{target} cannot be started: {reason}")]
+    CannotStart { target: String, whose: Whose, reason: String },
+    #[error("no replica of {target} was up and free within {}", seconds(.limit))]
+    StartedTooLate { target: String, limit: Duration },
+    #[error("the container of {target} closed the connection before it answered")]
+    Died { target: String },
+    #[error("{target} did not begin to answer within {}", seconds(.limit))]
+    TimedOut { target: String, limit: Duration },
+    #[error("the answer of {target} is larger than {limit} bytes")]
+    AnswerTooLarge { target: String, limit: u64 },
+}
+
+fn seconds(time: &Duration) -> String {
+    format!("{} s", time.as_secs_f64())
+}
+
+impl Fault {
+    pub fn of(unavailable: Unavailable, target: String, limit: Duration) -> Self {
+        match unavailable {
+            Unavailable::NoFunction => Self::NoFunction { target },
+            Unavailable::NoVersion => Self::NoVersion { target },
+            Unavailable::Full { retry_after } => Self::Full { target, retry_after },
+            Unavailable::CannotStart { whose, reason } => Self::CannotStart { target, whose, reason },
+            Unavailable::TooLate => Self::StartedTooLate { target, limit },
+        }
+    }
+
+    fn describe(&self) -> (StatusCode, &'static str, Whose) {
+        use Whose::{Function, Platform};
+        match self {
+            Self::NoPath { .. } | Self::NoFunction { .. } => {
+                (StatusCode::NOT_FOUND, "FunctionNotFound", Platform)
+            }
+            Self::NoVersion { .. } => (StatusCode::NOT_FOUND, "VersionNotFound", Platform),
+            Self::RequestTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "RequestTooLarge", Platform),
+            Self::Full { .. } => (StatusCode::TOO_MANY_REQUESTS, "TooManyCalls", Platform),
+            Self::CannotStart { whose, .. } => (StatusCode::SERVICE_UNAVAILABLE, "CannotStart", *whose),
+            Self::StartedTooLate { .. } => (StatusCode::SERVICE_UNAVAILABLE, "StartTimeout", Platform),
+            Self::Died { .. } => (StatusCode::BAD_GATEWAY, "ContainerDied", Function),
+            Self::TimedOut { .. } => (StatusCode::GATEWAY_TIMEOUT, "Timeout", Function),
+            Self::AnswerTooLarge { .. } => (StatusCode::BAD_GATEWAY, "AnswerTooLarge", Function),
+        }
+    }
+
+    /// The answer that tells it.
+    pub fn answer<L>(&self, call: &HeaderValue) -> Response<AnswerBody<L>> {
+        let (status, kind, whose) = self.describe();
+        let id = call.to_str().unwrap_or_default();
+        let problem = serde_json::json!({
+            "errorType": kind,
+            "errorMessage": self.to_string(),
+            "requestId": id,
+        });
+        let mut response = Response::new(AnswerBody::whole(Bytes::from(problem.to_string())));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(headers::ERROR, whose.header());
+        if let Self::Full { retry_after, .. } = self {
+            headers.insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1)));
+        }
+        response
+    }
+}

@@ -1,0 +1,99 @@
+//! Takes connections from a listener and gives their requests to a service, until told to stop.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// A client has this long to send a request's head, so that silent connections do not pile up.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where a request came in.
+#[derive(Clone, Copy, Debug)]
+pub struct Connection {
+    pub local: SocketAddr,
+    pub peer: SocketAddr,
+}
+
+/// Serves until `shutdown` is done, then takes no more connections, lets calls in flight finish for at most `drain`,
+/// and returns. `false` if some were cut off.
+pub async fn listen<S, F, B>(
+    listener: TcpListener,
+    service: Arc<S>,
+    shutdown: impl Future<Output = ()>,
+    drain: Duration,
+) -> bool
+where
+    S: Fn(Request<Incoming>, Connection) -> F + Send + Sync + 'static,
+    F: Future<Output = Response<B>> + Send,
+    B: Body<Error: std::error::Error + Send + Sync, Data: Send> + Send + 'static,
+{
+    let (stop, connections) = (CancellationToken::new(), TaskTracker::new());
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let (stream, peer) = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of descriptors, most likely: calls that end will free some.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+            () = &mut shutdown => break,
+        };
+        let (service, stop) = (Arc::clone(&service), stop.clone());
+        connections.spawn(async move {
+            if let Err(error) = converse(stream, peer, service, stop).await {
+                tracing::debug!(%error, %peer, "a connection broke");
+            }
+        });
+    }
+    drop(listener);
+    stop.cancel();
+    connections.close();
+    tokio::time::timeout(drain, connections.wait()).await.is_ok()
+}
+
+/// One connection, until an end closes it or, told to stop, its current request is answered.
+async fn converse<S, F, B>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    service: Arc<S>,
+    stop: CancellationToken,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+where
+    S: Fn(Request<Incoming>, Connection) -> F,
+    F: Future<Output = Response<B>>,
+    B: Body<Error: std::error::Error + Send + Sync> + 'static,
+{
+    let from = Connection { local: stream.local_addr()?, peer };
+    stream.set_nodelay(true)?;
+    let answer = |request| {
+        let response = service(request, from);
+        async move { Ok::<_, Infallible>(response.await) }
+    };
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), service_fn(answer))
+            .with_upgrades()
+    );
+    tokio::select! {
+        ended = connection.as_mut() => return Ok(ended?),
+        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    Ok(connection.await?)
+}

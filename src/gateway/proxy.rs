@@ -1,0 +1,208 @@
+//! One call: find a replica, pass the request on, pass the answer back.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
+use http::request::Parts;
+use http::{HeaderMap, Request, Response, StatusCode, Version};
+use hyper::body::{Body, Incoming};
+use hyper::upgrade::OnUpgrade;
+
+use crate::function::Target;
+
+use super::body::{Held, RequestBody};
+use super::fault::Fault;
+use super::pool::{Pools, Sender, connect};
+use super::{AnswerBody, Lease, Limits, Replicas, Whose, headers, route, upgrade};
+
+/// A replica that refuses connections is on its way out; the next one may be on its way in.
+const ATTEMPTS: usize = 4;
+
+/// The trigger, over replicas from anywhere.
+pub struct Gateway<R> {
+    replicas: R,
+    pools: Arc<Pools>,
+    limits: Limits,
+}
+
+/// What of a call is known before it has a replica.
+struct Call {
+    target: Target,
+    id: HeaderValue,
+    started: Instant,
+    /// The protocol that the client wants to change to, and its end of the connection.
+    upgrade: Option<(HeaderValue, OnUpgrade)>,
+    /// Set when the body turned out too long.
+    exceeded: Option<Arc<AtomicBool>>,
+}
+
+impl<R: Replicas> Gateway<R> {
+    /// Must be called within a runtime: expired connections are swept in the background.
+    pub fn new(replicas: R, limits: Limits) -> Self {
+        let pools = Arc::<Pools>::default();
+        tokio::spawn(Pools::sweep(Arc::downgrade(&pools)));
+        Self { replicas, pools, limits }
+    }
+
+    /// Answers one call. Every way this can go wrong is an answer too.
+    pub async fn call(&self, request: Request<Incoming>, peer: IpAddr) -> Response<AnswerBody<R::Lease>> {
+        let started = Instant::now();
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let id = headers::call_id(request.headers());
+        let mut response = match self.answer(request, peer, id.clone(), started).await {
+            Ok(response) => response,
+            Err(fault) => fault.answer(&id),
+        };
+        let headers = response.headers_mut();
+        headers.insert(headers::CALL_ID, id);
+        headers.insert(headers::DURATION, text(format!("{:.6}", started.elapsed().as_secs_f64())));
+        headers.insert(headers::START_TIME, text(since_epoch.as_nanos().to_string()));
+        response
+    }
+
+    async fn answer(
+        &self,
+        mut request: Request<Incoming>,
+        peer: IpAddr,
+        id: HeaderValue,
+        started: Instant,
+    ) -> Result<Response<AnswerBody<R::Lease>>, Fault> {
+        let (target, path) = route::route(request.uri())
+            .ok_or_else(|| Fault::NoPath { path: request.uri().path().chars().take(300).collect() })?;
+        let limit = self.limits.request_body;
+        if request.body().size_hint().lower() > limit {
+            return Err(Fault::RequestTooLarge { limit });
+        }
+        let upgrade = headers::upgrade(request.headers()).map(|to| (to, hyper::upgrade::on(&mut request)));
+        let (mut parts, body) = request.into_parts();
+        headers::forward(&mut parts.headers, peer, &id);
+        if let Some((protocol, _)) = &upgrade {
+            parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            parts.headers.insert(UPGRADE, protocol.clone());
+        }
+        parts.uri = path.into();
+        parts.version = Version::HTTP_11;
+        let (body, exceeded) = RequestBody::new(body, limit);
+        let call = Call { target, id, started, upgrade, exceeded };
+        self.pass(call, outgoing(parts, body)).await
+    }
+
+    /// Tries replicas until one has taken the request; from its first byte on there is no second try.
+    async fn pass(
+        &self,
+        call: Call,
+        mut request: Request<RequestBody>,
+    ) -> Result<Response<AnswerBody<R::Lease>>, Fault> {
+        let deadline = call.started + self.limits.start_timeout;
+        let named = || call.target.to_string();
+        for _ in 0..ATTEMPTS {
+            let lease = self.replicas.acquire(&call.target, deadline).await;
+            let lease = lease.map_err(|why| Fault::of(why, named(), self.limits.start_timeout))?;
+            let waited = call.started.elapsed();
+            let pool = self.pools.of(lease.replica());
+            loop {
+                let kept = pool.take();
+                let fresh = kept.is_none();
+                let Some(mut sender) = reach(kept, &lease).await else { break };
+                host(request.headers_mut(), &lease);
+                let limit = lease.timeout();
+                let sent = tokio::time::timeout(limit, sender.try_send_request(request)).await;
+                match sent {
+                    Ok(Ok(response)) => {
+                        let held = Held { lease, pool, sender };
+                        return self.complete(call, response, held, waited);
+                    }
+                    Err(_) => return Err(Fault::TimedOut { target: named(), limit }),
+                    Ok(Err(mut error)) => match error.take_message() {
+                        Some(unsent) => request = unsent,
+                        None if call.exceeded.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed)) => {
+                            return Err(Fault::RequestTooLarge { limit: self.limits.request_body });
+                        }
+                        None => {
+                            lease.failed();
+                            return Err(Fault::Died { target: named() });
+                        }
+                    },
+                }
+                if fresh {
+                    break;
+                }
+            }
+            lease.failed();
+        }
+        Err(Fault::CannotStart {
+            target: named(),
+            whose: Whose::Platform,
+            reason: "its replicas accept no connections".into(),
+        })
+    }
+
+    fn complete(
+        &self,
+        call: Call,
+        response: Response<Incoming>,
+        held: Held<R::Lease>,
+        waited: Duration,
+    ) -> Result<Response<AnswerBody<R::Lease>>, Fault> {
+        let target = &call.target;
+        tracing::trace!(%target, call = ?call.id, replica = held.lease.replica(), "answered");
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(upgrade::switch(
+                response,
+                call.upgrade.map(|(_, client)| client),
+                held,
+                self.limits.idle_timeout,
+            ));
+        }
+        let limit = self.limits.response_body;
+        if response.body().size_hint().exact().is_some_and(|length| length > limit) {
+            return Err(Fault::AnswerTooLarge { target: call.target.to_string(), limit });
+        }
+        let cold = held.lease.cold();
+        let (mut parts, body) = response.into_parts();
+        headers::strip_connection(&mut parts.headers);
+        parts.headers.remove(headers::ERROR);
+        if parts.status.is_client_error() || parts.status.is_server_error() {
+            parts.headers.insert(headers::ERROR, Whose::Function.header());
+        }
+        if cold {
+            let millis = |time: Duration| time.as_secs_f64() * 1000.0;
+            let run = call.started.elapsed().saturating_sub(waited);
+            let timing = format!("start;dur={:.2}, run;dur={:.2}", millis(waited), millis(run));
+            parts.headers.insert(headers::COLD_START, HeaderValue::from_static("true"));
+            parts.headers.append(headers::SERVER_TIMING, text(timing));
+        }
+        parts.version = Version::HTTP_11;
+        Ok(Response::from_parts(parts, AnswerBody::stream(body, held, self.limits.idle_timeout)))
+    }
+}
+
+/// The connection that was kept, once it is ready for another request, or a new one. `None`: there is none to be had.
+async fn reach(kept: Option<Sender>, lease: &impl Lease) -> Option<Sender> {
+    if let Some(mut sender) = kept
+        && sender.ready().await.is_ok()
+    {
+        return Some(sender);
+    }
+    connect(lease.address()).await.ok()
+}
+
+/// HTTP/1.0 clients may leave it out; towards the replica it is HTTP/1.1, which may not.
+fn host(headers: &mut HeaderMap, lease: &impl Lease) {
+    if !headers.contains_key(HOST) {
+        headers.insert(HOST, text(lease.address().to_string()));
+    }
+}
+
+/// Only what belongs to the message goes on: hyper's own extensions (the upgrade) stay with the client's side.
+fn outgoing(mut parts: Parts, body: RequestBody) -> Request<RequestBody> {
+    parts.extensions.clear();
+    Request::from_parts(parts, body)
+}
+
+fn text(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}

@@ -1,0 +1,51 @@
+//! Which function a path means, and what is left of the path for it.
+
+use http::Uri;
+use http::uri::PathAndQuery;
+
+use crate::function::Target;
+
+const PREFIX: &str = "/function/";
+
+/// Whether a path is the trigger's.
+pub fn is_trigger(path: &str) -> bool {
+    path.starts_with(PREFIX)
+}
+
+/// The target, and the path and query as the function sees them. `None` where no function can have this path.
+pub fn route(uri: &Uri) -> Option<(Target, PathAndQuery)> {
+    let whole = uri.path_and_query()?.as_str();
+    let rest = whole.strip_prefix(PREFIX)?;
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (name, rest) = rest.split_at(end);
+    let target = name.parse().ok()?;
+    let path = match rest.as_bytes().first() {
+        Some(b'/') => rest.parse(),
+        Some(_) => format!("/{rest}").parse(),
+        None => Ok(PathAndQuery::from_static("/")),
+    };
+    Some((target, path.ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_of_the_path_and_the_query_are_the_functions() {
+        for (uri, target, path) in [
+            ("/function/add", "add", "/"),
+            ("/function/add/", "add", "/"),
+            ("/function/add?x=1", "add", "/?x=1"),
+            ("/function/add/a//b/%2e%2e?x=/", "add", "/a//b/%2e%2e?x=/"),
+            ("/function/add@3/x", "add@3", "/x"),
+        ] {
+            let (found, rest) = route(&uri.parse().unwrap()).unwrap();
+            assert_eq!((found.to_string().as_str(), rest.as_str()), (target, path));
+        }
+        for uri in ["/function/", "/function", "/", "/function/Add", "/function/a%64d", "/function/add@", "*"]
+        {
+            assert!(route(&uri.parse().unwrap()).is_none(), "{uri}");
+        }
+    }
+}
