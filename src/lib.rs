@@ -19,7 +19,7 @@
 //! | 3 | [`store`] | `FunctionStore`, in sled | `function` |
 //! | 3 | [`base`] | recipes, locks, Debian packages and wheels → a base image | `image`, `oci` |
 //! | 2 | [`image`] | layers, splice, build, OCI layout, docker archive. Synchronous, no network, no clock | `source`, `oci` |
-//! | 1 | [`source`] | what the user hands in, made safe: zip, `.py`, folder → `Source` | `function` |
+//! | 1 | [`source`] | what the user hands in, made safe: zip, `.py`, folder → `Source` | `function`, `oci` |
 //! | 0 | [`function`] | names, settings, records, versions: plain data | `oci` |
 //! | 0 | [`oci`] | digest, reference, descriptor, manifest, config: plain data, sorted maps | |
 //!

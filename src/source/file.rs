@@ -1,0 +1,43 @@
+//! A file on disk, mapped; and one `.py` as a whole source.
+
+use std::fs::File;
+use std::path::Path;
+
+use bytes::Bytes;
+
+use super::tree::{Content, Entry, Kind};
+use super::{Bounds, Form, Options, Source, SourceError, Store, entry};
+use crate::function::EntryPoint;
+
+/// The file's bytes, of which the kernel keeps in memory what it likes.
+pub(super) fn map(path: &Path, bounds: &Bounds) -> Result<Bytes, SourceError> {
+    let file = File::open(path).map_err(SourceError::io("open", path))?;
+    let size = file.metadata().map_err(SourceError::io("open", path))?.len();
+    if size > bounds.source {
+        return Err(SourceError::TooLarge { what: "it", size, limit: bounds.source, flag: "--max-source" });
+    }
+    if size == 0 {
+        return Ok(Bytes::new());
+    }
+    // SAFETY: the map is only ever read, as bytes, of which any value is valid. Should another process change the file
+    // meanwhile, what is read is wrong and some digest or CRC will not fit; should it cut the file short, reading ends
+    // this process by SIGBUS, as it would any program that maps its input.
+    #[allow(unsafe_code)]
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(SourceError::io("map", path))?;
+    Ok(Bytes::from_owner(map))
+}
+
+/// One module, under its own name.
+pub(super) fn open(path: &Path, bytes: Bytes, options: &Options) -> Result<Source, SourceError> {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let own = EntryPoint::of_module(&stem)?;
+    let entry = options.entry.clone().unwrap_or(own);
+    let name = format!("{stem}.py");
+    let content = Content::Stored { at: 0..bytes.len(), crc: None };
+    let kind = Kind::File { executable: false, size: bytes.len() as u64, content };
+    let entries = vec![Entry { path: name.into(), kind }];
+    let store = Store::Bytes(bytes);
+    let source = Source { form: Form::File, entry, entries, store, digest: Default::default() };
+    entry::check(&source)?;
+    Ok(source)
+}
