@@ -186,7 +186,7 @@ mod tests {
         let mut bytes = Vec::new();
         Header { path: "a", kind: Kind::File { size: 1 << 40 }, mode: 0o644, mtime: 0 }.write(&mut bytes);
         let mut text = String::new();
-        bytes[BLOCK..].take(20).read_to_string(&mut text).unwrap();
+        bytes[BLOCK..].take(22).read_to_string(&mut text).unwrap();
         assert!(text.starts_with("22 size=1099511627776"), "{text}");
     }
 
