@@ -21,7 +21,8 @@ fn a_server_that_is_away_is_one_clear_error_with_a_next_step() {
 fn every_verb_explains_itself() {
     let help = run(fnbuild().arg("--help"));
     let verbs = help.split_once("Commands:").unwrap().1.split("\n\n").next().unwrap();
-    for verb in verbs.lines().filter_map(|line| line.split_whitespace().next()).filter(|verb| *verb != "help") {
+    for verb in verbs.lines().filter_map(|line| line.split_whitespace().next()).filter(|verb| *verb != "help")
+    {
         let help = run(fnbuild().args([verb, "--help"]));
         assert!(help.contains("Usage: fnbuild"), "{verb}: {help}");
     }

@@ -1,7 +1,7 @@
 //! Every test that drives more than one room, in one binary: the real program against real parts.
 
-mod gateway;
 mod cli;
+mod gateway;
 mod house;
 mod store;
 mod support;
