@@ -11,5 +11,12 @@ fn from(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
             None$(.or_else(|| cause.downcast_ref::<$error>().and_then(<$error>::hint)))*
         };
     }
-    ask!(crate::registry::Error, crate::store::StoreError, super::server::ServerError)
+    ask!(
+        crate::replica::Error,
+        crate::containerd::Error,
+        crate::network::Error,
+        crate::registry::Error,
+        crate::store::StoreError,
+        super::server::ServerError
+    )
 }

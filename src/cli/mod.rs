@@ -10,6 +10,7 @@ mod describe;
 mod hint;
 mod invoke;
 mod list;
+mod log_writer;
 mod output;
 mod rollback;
 mod scale;
@@ -78,6 +79,8 @@ enum Verb {
     Invoke(invoke::Arguments),
     #[command(visible_alias = "ls")]
     List(list::Arguments),
+    #[command(hide = true)]
+    LogWriter(log_writer::Arguments),
     Rollback(rollback::Arguments),
     Scale(scale::Arguments),
     Status(status::Arguments),
@@ -120,6 +123,7 @@ pub fn main() -> ExitCode {
 fn run(verb: Verb, _common: &Common, printer: &Printer) -> anyhow::Result<Outcome> {
     match verb {
         Verb::Completions(arguments) => completions::run(&arguments, printer),
+        Verb::LogWriter(arguments) => log_writer::run(&arguments),
         Verb::Config(arguments) => config::run(&arguments, printer),
         Verb::Delete(arguments) => delete::run(&arguments, printer),
         Verb::Describe(arguments) => describe::run(&arguments, printer),

@@ -226,11 +226,15 @@ impl Auth {
             |problem: String| Error::Token { registry: self.registry.clone(), realm: shown(realm), problem };
         let service = service.map(|service| ("service", service));
         let (status, bytes) = if let Some(Login::Identity(token)) = &login {
-            let mut form = url::form_urlencoded::Serializer::new(String::new());
-            form.append_pair("grant_type", "refresh_token").append_pair("client_id", "fnbuild");
-            form.append_pair("refresh_token", token.reveal()).append_pair("scope", &scope.0.join(" "));
-            form.extend_pairs(service);
-            http.post_form(realm, form.finish()).await?
+            // In a block of its own: what makes the form cannot be sent between threads, the form can.
+            let form = {
+                let mut form = url::form_urlencoded::Serializer::new(String::new());
+                form.append_pair("grant_type", "refresh_token").append_pair("client_id", "fnbuild");
+                form.append_pair("refresh_token", token.reveal()).append_pair("scope", &scope.0.join(" "));
+                form.extend_pairs(service);
+                form.finish()
+            };
+            http.post_form(realm, form).await?
         } else {
             let mut url = realm.clone();
             url.query_pairs_mut()

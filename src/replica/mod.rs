@@ -1,1 +1,189 @@
 //! From a record to an answering address: start, stop, scale, reconcile, logs.
+//!
+//! A warm call touches [`Replicas::acquire`] alone: an in-memory table and one short lock, no call to containerd, disk
+//! or network. Containers belong to the data folder, not to the process: [`Replicas::stop`] leaves them running and
+//! the next [`Replicas::start`] adopts them.
+
+mod error;
+mod folder;
+mod image;
+pub mod logger;
+mod logs;
+mod ready;
+mod reconcile;
+mod revision;
+mod source;
+mod start;
+mod table;
+mod watch;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch as channel;
+
+use crate::function::{FunctionName, VersionNumber};
+use crate::network::{Egress, Subnet};
+
+pub use crate::containerd::{Exec, ExecRequest};
+pub use error::Error;
+pub use folder::FolderId;
+pub use image::{ImageSource, PullError};
+pub use logs::{LogLine, LogQuery};
+pub use revision::Lease;
+pub use table::Replicas;
+
+/// What [`Replicas::start`] needs to know.
+#[derive(Clone)]
+pub struct ReplicaConfig {
+    /// containerd's gRPC socket.
+    pub socket: PathBuf,
+    /// containerd's namespace, shared with other servers or not.
+    pub namespace: String,
+    pub data_dir: PathBuf,
+    pub folder: FolderId,
+    /// Where images come from.
+    pub images: Arc<dyn ImageSource>,
+    /// The program that writes logs: fnbuild itself, as it was started.
+    pub program: PathBuf,
+    pub network: NetworkSettings,
+    pub scale: ScaleSettings,
+    pub walls: WallSettings,
+}
+
+/// The containers' network.
+#[derive(Clone, Debug)]
+pub struct NetworkSettings {
+    /// `None`: a free one.
+    pub subnet: Option<Subnet>,
+    /// The folder of the CNI plugins.
+    pub plugins: PathBuf,
+    pub egress: Egress,
+    /// Empty: the host's.
+    pub dns: Vec<Ipv4Addr>,
+}
+
+impl Default for NetworkSettings {
+    fn default() -> Self {
+        Self { subnet: None, plugins: "/usr/lib/cni".into(), egress: Egress::default(), dns: Vec::new() }
+    }
+}
+
+/// How replicas come and go.
+#[derive(Clone, Copy, Debug)]
+pub struct ScaleSettings {
+    /// How many calls of one function may wait.
+    pub queue: usize,
+    /// How long a replica may take to listen.
+    pub start_timeout: Duration,
+    /// How long a replica without calls is kept.
+    pub idle: Duration,
+    /// How many replicas are started at once; more would only make each slower.
+    pub parallel_starts: usize,
+}
+
+impl Default for ScaleSettings {
+    fn default() -> Self {
+        Self {
+            queue: 1000,
+            start_timeout: Duration::from_secs(120),
+            idle: Duration::from_secs(60),
+            parallel_starts: 8,
+        }
+    }
+}
+
+/// What keeps a function inside.
+#[derive(Clone, Copy, Debug)]
+pub struct WallSettings {
+    /// Each replica has a user and group of its own, counted up from here by its address.
+    pub uid_base: u32,
+    /// Of `/tmp`.
+    pub tmp_bytes: u64,
+    pub open_files: u64,
+    /// Of each replica's log, rotated half included.
+    pub log_bytes: u64,
+}
+
+impl Default for WallSettings {
+    fn default() -> Self {
+        Self { uid_base: 200_000, tmp_bytes: 64 << 20, open_files: 16_384, log_bytes: 10 << 20 }
+    }
+}
+
+/// One container that answers for a version.
+#[derive(Debug)]
+pub struct Replica {
+    /// Also the container's ID.
+    pub id: String,
+    pub function: FunctionName,
+    pub version: VersionNumber,
+    pub address: SocketAddr,
+    /// Of its first process, on the host.
+    pub pid: u32,
+    fate: channel::Sender<Option<Fate>>,
+}
+
+impl Replica {
+    /// How it ended; `None` while it runs. Given up to `patience` for the news to arrive: a connection breaks before
+    /// containerd tells why.
+    pub async fn fate(&self, patience: Duration) -> Option<Fate> {
+        let mut news = self.fate.subscribe();
+        let told = tokio::time::timeout(patience, news.wait_for(Option::is_some)).await;
+        told.ok()?.ok().and_then(|fate| *fate)
+    }
+}
+
+/// How a replica ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fate {
+    /// 128 + N after signal N.
+    pub status: u32,
+    /// Something in it was killed for want of memory.
+    pub out_of_memory: bool,
+    /// It was refused a process or thread.
+    pub out_of_pids: bool,
+}
+
+/// Where the time of a cold call went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Timing {
+    /// Until its turn to start, and until its image was there.
+    pub queue: Duration,
+    /// Network and files.
+    pub prepare: Duration,
+    /// containerd's part.
+    pub create: Duration,
+    /// From the process's start until it listens.
+    pub boot: Duration,
+}
+
+/// A replica as people see it.
+#[derive(Clone, Debug, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicaStatus {
+    pub id: String,
+    /// The container's ID in containerd.
+    pub container: String,
+    pub version: VersionNumber,
+    pub address: std::net::IpAddr,
+    pub port: u16,
+    pub state: ReplicaState,
+    pub pid: u32,
+    pub in_flight: u32,
+    /// Processes killed for want of memory so far.
+    pub out_of_memory: u64,
+    /// Processes or threads refused so far.
+    pub out_of_pids: u64,
+}
+
+/// What a replica is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReplicaState {
+    Ready,
+    /// Finishing its calls before it ends.
+    Draining,
+}

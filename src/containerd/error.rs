@@ -1,0 +1,94 @@
+//! What can go wrong with containerd.
+
+use std::path::{Path, PathBuf};
+
+use containerd_client::tonic::{Code, Status};
+
+use crate::oci::Digest;
+
+/// Every failure of this room. `Call` keeps the gRPC status, whose code decides what can be done about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("connect to containerd at {}", socket.display())]
+    Connect {
+        socket: PathBuf,
+        #[source]
+        source: Box<Status>,
+    },
+    #[error("{name:?} is no name for a containerd namespace")]
+    Namespace { name: String },
+    #[error("{what} in containerd at {}", socket.display())]
+    Call {
+        what: String,
+        socket: PathBuf,
+        #[source]
+        source: Box<Status>,
+    },
+    #[error("read {blob} to write it into containerd")]
+    Blob {
+        blob: Digest,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("layer {layer} unpacks to {actual}, but the image's config says {expected}")]
+    DiffId { layer: Digest, expected: Digest, actual: String },
+    #[error("{image} has {layers} layers but its config lists {diff_ids}")]
+    LayerCount { image: Digest, layers: usize, diff_ids: usize },
+    #[error("read {what} of the image {image}")]
+    Malformed {
+        image: Digest,
+        what: &'static str,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("read the runtime spec of {container}")]
+    Spec {
+        container: String,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("set up the streams of a command in {container}")]
+    Streams {
+        container: String,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    pub(super) fn call(socket: &Path, what: impl Into<String>, source: Status) -> Self {
+        Self::Call { what: what.into(), socket: socket.into(), source: Box::new(source) }
+    }
+
+    /// The gRPC code, if it was a call that failed.
+    fn code(&self) -> Option<Code> {
+        match self {
+            Self::Call { source, .. } | Self::Connect { source, .. } => Some(source.code()),
+            _ => None,
+        }
+    }
+
+    /// Whether containerd itself is away, so that the same call may succeed later.
+    pub fn is_away(&self) -> bool {
+        matches!(self.code(), Some(Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded))
+    }
+
+    /// Whether containerd does not have what the call was about.
+    pub fn is_not_found(&self) -> bool {
+        self.code() == Some(Code::NotFound)
+    }
+
+    /// The next step, where there is one.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Connect { socket, .. } => Some(format!(
+                "is containerd running, and may you open {}? (systemctl start containerd; --containerd SOCKET)",
+                socket.display()
+            )),
+            Self::Call { .. } if self.is_away() => {
+                Some("containerd does not answer: see its log (journalctl -u containerd)".into())
+            }
+            _ => None,
+        }
+    }
+}

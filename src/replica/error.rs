@@ -1,0 +1,108 @@
+//! What can go wrong between a call and a replica. The gateway maps the variants to answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::function::{FunctionName, VersionNumber};
+use crate::oci::{Digest, Repository};
+use crate::{containerd, network};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// 404.
+    #[error("there is no function {name}")]
+    UnknownFunction { name: FunctionName },
+    /// 404.
+    #[error("function {name} has no version {version}")]
+    UnknownVersion { name: FunctionName, version: VersionNumber },
+    /// 404.
+    #[error("there is no replica {id}")]
+    UnknownReplica { id: String },
+    /// 429.
+    #[error("all replicas of {name} are busy and {waiting} calls wait already")]
+    QueueFull { name: FunctionName, waiting: usize },
+    /// 503: the machine is busy or containerd is away.
+    #[error("no replica of {name} became free within {} s", waited.as_secs())]
+    TooSlow { name: FunctionName, waited: Duration },
+    /// 503. Shared by all the calls that waited for the same start.
+    #[error("version {version} of {name} cannot start")]
+    CannotStart {
+        name: FunctionName,
+        version: VersionNumber,
+        #[source]
+        source: Arc<Error>,
+    },
+    /// 503.
+    #[error("the server is stopping")]
+    Stopping,
+    /// 503: deleted while the call waited.
+    #[error("function {name} is being deleted")]
+    Removed { name: FunctionName },
+    #[error(
+        "its process ended with exit status {status} before it listened on port {port}{}",
+        log_tail(last_lines)
+    )]
+    Died { status: u32, port: u16, last_lines: Vec<String> },
+    #[error("it did not listen on port {port} within {} s", waited.as_secs())]
+    NotListening { port: u16, waited: Duration },
+    #[error("the image {image} has neither an entry point nor a command")]
+    NoCommand { image: Digest },
+    #[error("fetch {repository}@{image} from the registry")]
+    Pull {
+        repository: Repository,
+        image: Digest,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("read the manifest of {repository}@{image}")]
+    Manifest {
+        repository: Repository,
+        image: Digest,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("{repository}@{image} has no image for linux on {architecture}")]
+    Platform { repository: Repository, image: Digest, architecture: &'static str },
+    #[error("{verb} {}", path.display())]
+    Files {
+        verb: &'static str,
+        path: std::path::PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Containerd(#[from] containerd::Error),
+    #[error(transparent)]
+    Network(#[from] network::Error),
+}
+
+impl Error {
+    pub(super) fn files(verb: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Files { verb, path, source }
+    }
+
+    /// Whether the same may succeed in a moment, containerd being away.
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Containerd(error) if error.is_away())
+    }
+
+    /// The next step, where there is one.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Containerd(error) => error.hint(),
+            Self::Network(error) => error.hint(),
+            Self::CannotStart { source, .. } => source.hint(),
+            Self::UnknownFunction { .. } => Some("fnbuild list shows the functions there are".into()),
+            Self::Died { .. } | Self::NotListening { .. } => {
+                Some("fnbuild logs NAME shows what it printed".into())
+            }
+            Self::Pull { .. } => Some("is the registry up? The image must be in it".into()),
+            _ => None,
+        }
+    }
+}
+
+fn log_tail(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("\n  | {line}")).collect()
+}

@@ -1,0 +1,263 @@
+//! Reading what the log writers have written: all replicas of a function in the order of time.
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use super::Error;
+use super::logger::rotated;
+use crate::function::{FunctionName, VersionNumber};
+
+/// One line that a function printed.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct LogLine {
+    pub time: Timestamp,
+    /// `stdout`, `stderr`, or `fnbuild` for what the log writer itself has to tell.
+    pub stream: String,
+    pub text: String,
+    #[serde(default)]
+    pub version: VersionNumber,
+    #[serde(default)]
+    pub replica: String,
+}
+
+/// Which lines.
+#[derive(Clone, Debug, Default)]
+pub struct LogQuery {
+    /// At most this many of those that are there.
+    pub tail: Option<usize>,
+    /// None that are older.
+    pub since: Option<Timestamp>,
+    /// Go on with what is printed from here on.
+    pub follow: bool,
+}
+
+/// Files of replicas that are gone, kept for each function.
+const KEPT: usize = 5;
+
+/// The most that `tail` is taken at its word for.
+const MAX_TAIL: usize = 100_000;
+
+/// Between two looks at the files while following.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Lines on their way to a reader that is slower than the disk.
+const BACKLOG: usize = 256;
+
+const SUFFIX: &str = ".jsonl";
+
+fn folder(data_dir: &Path, name: &FunctionName) -> PathBuf {
+    data_dir.join("logs").join(name.as_str())
+}
+
+/// Where a replica's log is. Version and replica are told by the name alone.
+pub(super) fn file(data_dir: &Path, name: &FunctionName, version: VersionNumber, id: &str) -> PathBuf {
+    folder(data_dir, name).join(format!("v{version}.{id}{SUFFIX}"))
+}
+
+/// The last texts in a log, for an error message.
+pub(super) fn last_lines(path: &Path, count: usize) -> Vec<String> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let lines = text.lines().rev().filter_map(|line| serde_json::from_str::<LogLine>(line).ok());
+    let mut lines: Vec<String> = lines.take(count).map(|line| line.text).collect();
+    lines.reverse();
+    lines
+}
+
+/// Removes the logs of all but the latest replicas that `alive` does not know.
+pub(super) fn prune(data_dir: &Path, name: &FunctionName, alive: impl Fn(&str) -> bool) {
+    let mut dead: Vec<_> =
+        sources(&folder(data_dir, name)).into_iter().filter(|s| !alive(&s.replica)).collect();
+    dead.sort_by_key(|source| std::cmp::Reverse(fs::metadata(&source.path).and_then(|m| m.modified()).ok()));
+    for source in dead.into_iter().skip(KEPT) {
+        let _ = fs::remove_file(rotated(&source.path));
+        let _ = fs::remove_file(&source.path);
+    }
+}
+
+pub(super) fn remove(data_dir: &Path, name: &FunctionName) {
+    let _ = fs::remove_dir_all(folder(data_dir, name));
+}
+
+/// The lines asked for, as they come. Ends at the end of the logs, or never with `follow`, or when it is dropped.
+pub(super) fn read(
+    data_dir: &Path,
+    name: &FunctionName,
+    query: LogQuery,
+) -> mpsc::Receiver<Result<LogLine, Error>> {
+    let (sender, receiver) = mpsc::channel(BACKLOG);
+    let mut reader = Reader { folder: folder(data_dir, name), query, sources: Vec::new() };
+    tokio::task::spawn_blocking(move || reader.run(&sender));
+    receiver
+}
+
+type Sink = mpsc::Sender<Result<LogLine, Error>>;
+
+struct Reader {
+    folder: PathBuf,
+    query: LogQuery,
+    sources: Vec<Source>,
+}
+
+/// One replica's log.
+struct Source {
+    path: PathBuf,
+    version: VersionNumber,
+    replica: String,
+    /// The file that is being read, and where the last whole line in it ended.
+    open: Option<(File, u64)>,
+}
+
+impl Reader {
+    fn run(&mut self, sink: &Sink) {
+        let mut backlog = self.next_lines(true);
+        let tail = self.query.tail.map(|tail| tail.min(MAX_TAIL));
+        if let Some(tail) = tail {
+            let surplus = backlog.len().saturating_sub(tail);
+            backlog.drain(..surplus);
+        }
+        loop {
+            for line in backlog {
+                if sink.blocking_send(Ok(line)).is_err() {
+                    return;
+                }
+            }
+            if !self.query.follow || sink.is_closed() {
+                return;
+            }
+            std::thread::sleep(PAUSE);
+            backlog = self.next_lines(false);
+        }
+    }
+
+    /// What all files have gained, in the order of time. The first time with the rotated halves.
+    fn next_lines(&mut self, first: bool) -> VecDeque<LogLine> {
+        for source in sources(&self.folder) {
+            if !self.sources.iter().any(|known| known.path == source.path) {
+                self.sources.push(source);
+            }
+        }
+        let since = self.query.since;
+        let mut lines = Vec::new();
+        for source in &mut self.sources {
+            let mut keep = |line: LogLine| {
+                if since.is_none_or(|since| line.time >= since) {
+                    lines.push(line);
+                }
+            };
+            if first && let Ok(file) = File::open(rotated(&source.path)) {
+                source.parse(&file, &mut keep);
+            }
+            source.advance(&mut keep);
+        }
+        lines.sort_by_key(|line| line.time);
+        lines.into()
+    }
+}
+
+impl Source {
+    /// Reads on from where the last look ended, through a rotation that came between.
+    fn advance(&mut self, keep: &mut impl FnMut(LogLine)) {
+        if self.open.is_none() {
+            self.open = File::open(&self.path).ok().map(|file| (file, 0));
+        }
+        let Some((file, offset)) = self.open.take() else { return };
+        let offset = self.parse_from(&file, offset, keep);
+        let replaced = match (file.metadata(), fs::metadata(&self.path)) {
+            (Ok(ours), Ok(there)) => inode(&ours) != inode(&there),
+            _ => false,
+        };
+        self.open = Some((file, offset));
+        if replaced && let Ok(next) = File::open(&self.path) {
+            // The rest of the old one, written between the read and the rename.
+            if let Some((file, offset)) = self.open.take() {
+                self.parse_from(&file, offset, keep);
+            }
+            let offset = self.parse_from(&next, 0, keep);
+            self.open = Some((next, offset));
+        }
+    }
+
+    fn parse(&self, file: &File, keep: &mut impl FnMut(LogLine)) {
+        self.parse_from(file, 0, keep);
+    }
+
+    /// Gives the whole lines from `offset` on; returns where they end.
+    fn parse_from(&self, mut file: &File, mut offset: u64, keep: &mut impl FnMut(LogLine)) -> u64 {
+        if file.seek(SeekFrom::Start(offset)).is_err() {
+            return offset;
+        }
+        let mut reader = BufReader::new(file);
+        let mut text = Vec::new();
+        while matches!(read_line(&mut reader, &mut text), Ok(true)) {
+            offset += text.len() as u64;
+            if let Ok(line) = serde_json::from_slice::<LogLine>(&text) {
+                keep(LogLine { version: self.version, replica: self.replica.clone(), ..line });
+            }
+        }
+        offset
+    }
+}
+
+/// A whole line into `text`; false at the end, or at a line that is still being written.
+fn read_line(reader: &mut impl BufRead, text: &mut Vec<u8>) -> io::Result<bool> {
+    text.clear();
+    reader.read_until(b'\n', text)?;
+    Ok(text.ends_with(b"\n"))
+}
+
+fn inode(metadata: &fs::Metadata) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    metadata.ino()
+}
+
+/// The logs in a function's folder.
+fn sources(folder: &Path) -> Vec<Source> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let (version, replica) = name.strip_suffix(SUFFIX)?.strip_prefix('v')?.split_once('.')?;
+            let (version, replica) = (version.parse().ok()?, replica.to_string());
+            Some(Source { path: entry.path(), version, replica, open: None })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(second: i64, text: &str) -> String {
+        let time = Timestamp::from_second(second).unwrap();
+        format!("{}\n", serde_json::json!({ "time": time, "stream": "stdout", "text": text }))
+    }
+
+    fn drain(mut lines: mpsc::Receiver<Result<LogLine, Error>>) -> Vec<String> {
+        std::iter::from_fn(|| lines.blocking_recv()).map(|line| line.unwrap().text).collect()
+    }
+
+    #[test]
+    fn replicas_are_merged_by_time_and_rotated_halves_come_first() {
+        let data = tempfile::tempdir().unwrap();
+        let name: FunctionName = "add".parse().unwrap();
+        let [a, b] = [file(data.path(), &name, 1, "add-a"), file(data.path(), &name, 2, "add-b")];
+        fs::create_dir_all(a.parent().unwrap()).unwrap();
+        fs::write(rotated(&a), line(1, "one")).unwrap();
+        fs::write(&a, line(3, "three") + &line(5, "five")).unwrap();
+        fs::write(&b, line(2, "two") + &line(4, "four") + "{\"time\":").unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let _entered = runtime.enter();
+        let all = read(data.path(), &name, LogQuery::default());
+        assert_eq!(drain(all), ["one", "two", "three", "four", "five"]);
+        let since = Some(Timestamp::from_second(3).unwrap());
+        let some = read(data.path(), &name, LogQuery { since, tail: Some(2), follow: false });
+        assert_eq!(drain(some), ["four", "five"]);
+    }
+}

@@ -1,0 +1,169 @@
+//! Making what is there what should be there: at start, every second, every minute.
+//!
+//! Containers, namespaces, addresses, snapshots, leases and images that carry this data folder's ID and that nothing
+//! in the table stands for are removed. Nothing else is ever touched.
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::image::FOLDER_LABEL;
+use super::revision::Revision;
+use super::start::{ADDRESS_LABEL, FUNCTION_LABEL, REVISION_LABEL};
+use super::{Error, Replica, Replicas};
+use crate::containerd::{ContainerInfo, TaskState};
+use crate::function::{FunctionName, FunctionRecord};
+
+/// How often idle replicas are looked for, and missing ones.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Ticks between two reconciliations.
+const RECONCILE: u32 = 60;
+
+impl Replicas {
+    /// At start: running replicas of current versions go on, everything else of this data folder goes away.
+    pub(super) async fn adopt(self: &Arc<Self>) -> Result<(), Error> {
+        let folder = self.starter.folder.as_str();
+        let containers = self.starter.containerd.containers_labelled(FOLDER_LABEL, folder).await?;
+        for container in containers {
+            if let Some((replica, revision)) = self.adoptable(&container).await? {
+                tracing::info!(replica = %replica.id, pid = replica.pid, "replica adopted");
+                self.watch(replica.clone(), revision.clone());
+                let _ = revision.join(&replica, None);
+            }
+        }
+        for lease in self.starter.containerd.leases_labelled(FOLDER_LABEL, folder).await? {
+            self.starter.containerd.remove_lease(&lease, false).await?;
+        }
+        self.remove_strays().await?;
+        self.sweep_images().await;
+        Ok(())
+    }
+
+    async fn adoptable(
+        &self,
+        container: &ContainerInfo,
+    ) -> Result<Option<(Arc<Replica>, Arc<Revision>)>, Error> {
+        let label = |key: &str| container.labels.get(key);
+        let name = label(FUNCTION_LABEL).and_then(|name| name.parse::<FunctionName>().ok());
+        let address = label(ADDRESS_LABEL).and_then(|address| address.parse::<SocketAddr>().ok());
+        let (Some(name), Some(address)) = (name, address) else { return Ok(None) };
+        let revisions = self.revisions(&name);
+        let key = label(REVISION_LABEL);
+        let revision = revisions.into_iter().find(|r| key.is_some_and(|key| *key == r.key.to_string()));
+        let Some(revision) = revision else { return Ok(None) };
+        let ours = matches!(address.ip(), IpAddr::V4(ip) if self.starter.network.subnet().contains(ip));
+        let task = self.starter.containerd.task(&container.id).await?;
+        let Some(task) = task.filter(|task| ours && task.state == TaskState::Running) else {
+            return Ok(None);
+        };
+        let (fate, _) = watch::channel(None);
+        let version = revision.version.number;
+        let replica =
+            Replica { id: container.id.clone(), function: name, version, address, pid: task.pid, fate };
+        Ok(Some((Arc::new(replica), revision)))
+    }
+
+    /// Removes what carries this data folder's ID and is nobody's.
+    pub(super) async fn remove_strays(&self) -> Result<(), Error> {
+        let folder = self.starter.folder.as_str();
+        let containerd = &self.starter.containerd;
+        let mut found: BTreeSet<String> = self.starter.network.attached()?;
+        found.extend(containerd.containers_labelled(FOLDER_LABEL, folder).await?.into_iter().map(|c| c.id));
+        found.extend(containerd.snapshots_labelled(FOLDER_LABEL, folder).await?);
+        let folders = std::fs::read_dir(self.starter.data_dir.join("replicas"));
+        found
+            .extend(folders.into_iter().flatten().flatten().filter_map(|f| f.file_name().into_string().ok()));
+        // Asked after the lists were made: what was started meanwhile is in here too.
+        let owned: HashSet<String> = self.owned().clone();
+        for stray in found.into_iter().filter(|id| !owned.contains(id)) {
+            tracing::info!(replica = %stray, "removing what was left of a replica");
+            self.starter.clean(&stray).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes the images that no kept version needs. A failure is told and tried again in a minute.
+    pub(super) async fn sweep_images(&self) {
+        let needed = self.digests_needed();
+        let images = &self.starter.images;
+        let swept = images.sweep(|name| {
+            let digest = name.rsplit('@').next().unwrap_or_default();
+            needed.contains(digest) || images.is_fresh(digest)
+        });
+        tell(swept.await);
+    }
+
+    /// Removes the images of a function that is gone, except those that another one has too.
+    pub(super) async fn sweep_images_of(&self, record: &FunctionRecord) {
+        let needed = self.digests_needed();
+        let gone: HashSet<String> = digests(record).collect();
+        let swept = self.starter.images.sweep(|name| {
+            let digest = name.rsplit('@').next().unwrap_or_default();
+            needed.contains(digest) || !gone.contains(digest)
+        });
+        tell(swept.await);
+    }
+
+    fn digests_needed(&self) -> HashSet<String> {
+        self.records().iter().flat_map(digests).collect()
+    }
+
+    /// Scales in, keeps `min_scale`, reconciles. Ends when the server stops.
+    pub(super) async fn look_after(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        for count in 0_u32.. {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = self.stopping.cancelled() => return,
+            }
+            self.scale_all();
+            if count % RECONCILE == RECONCILE - 1
+                && let Err(error) = self.reconcile().await
+            {
+                tracing::warn!(error = &error as &dyn std::error::Error, "reconciling");
+            }
+        }
+    }
+
+    async fn reconcile(&self) -> Result<(), Error> {
+        self.starter.network.repair().await?;
+        self.remove_strays().await?;
+        self.sweep_images().await;
+        Ok(())
+    }
+
+    fn scale_all(self: &Arc<Self>) {
+        for record in self.records() {
+            let revisions = self.revisions(&record.name);
+            for (at, revision) in revisions.iter().enumerate() {
+                // The first one serves. The others end as soon as their calls have.
+                let (idle, least) = match at {
+                    0 => (self.scale.idle, revision.version.image.settings.min_scale),
+                    _ => (Duration::ZERO, 0),
+                };
+                for replica in revision.surplus(idle, least) {
+                    self.tasks.spawn(self.stop_replica(replica));
+                }
+                if at == 0 {
+                    self.start_replicas(revision, revision.shortage(least));
+                }
+            }
+        }
+        self.forget_finished();
+    }
+}
+
+fn digests(record: &FunctionRecord) -> impl Iterator<Item = String> {
+    record.versions.iter().map(|version| version.image.digest.to_string())
+}
+
+fn tell(swept: Result<(), Error>) {
+    if let Err(error) = swept {
+        tracing::warn!(error = &error as &dyn std::error::Error, "removing images that nothing needs");
+    }
+}

@@ -1,0 +1,284 @@
+//! The routing of one version: its replicas, how busy each is, and the calls that wait for one.
+//!
+//! All of it is in memory behind one short lock; nothing here waits, starts or stops anything. Who calls decides what
+//! to do with the answer: so the rules of scaling can be tested without a container.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::{Error, Replica, Timing};
+use crate::function::{FunctionName, Version};
+use crate::oci::Digest;
+
+/// A version of a function, with what calls it.
+pub(super) struct Revision {
+    pub name: FunctionName,
+    pub version: Version,
+    /// Of everything that makes this version what it is: a replica of another key is not this version's.
+    pub key: Digest,
+    queue: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    members: Vec<Member>,
+    waiting: VecDeque<oneshot::Sender<Result<Lease, Error>>>,
+    starting: u32,
+    retired: bool,
+}
+
+struct Member {
+    replica: Arc<Replica>,
+    in_flight: u32,
+    idle_since: Instant,
+}
+
+/// What a call gets: a replica at once, or a place in the queue and the number of replicas to start for it.
+pub(super) enum Admission {
+    Granted(Lease),
+    Queued { grant: oneshot::Receiver<Result<Lease, Error>>, starts: u32 },
+}
+
+/// The right to send one call to a replica. Dropping it ends the call.
+pub struct Lease {
+    revision: Arc<Revision>,
+    replica: Arc<Replica>,
+    cold: Option<Timing>,
+    /// False once the place was passed on to a call that waited.
+    held: bool,
+}
+
+impl Revision {
+    pub fn new(name: FunctionName, version: Version, queue: usize) -> Arc<Self> {
+        let key = key(&version);
+        Arc::new(Self { name, version, key, queue, state: Mutex::default() })
+    }
+
+    fn concurrency(&self) -> u32 {
+        self.version.image.settings.concurrency.max(1)
+    }
+
+    fn max(&self) -> u32 {
+        self.version.image.settings.max_scale.max(1)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change below is complete before anything that could panic: the state is sound.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Finds the least busy replica with room, else queues.
+    pub fn admit(self: &Arc<Self>) -> Result<Admission, Error> {
+        let mut state = self.lock();
+        if state.retired {
+            return Err(Error::Removed { name: self.name.clone() });
+        }
+        let limit = self.concurrency();
+        let free = state.members.iter_mut().filter(|member| member.in_flight < limit);
+        if let Some(member) = free.min_by_key(|member| member.in_flight) {
+            member.in_flight += 1;
+            return Ok(Admission::Granted(self.lease(&member.replica, None)));
+        }
+        state.waiting.retain(|waiting| !waiting.is_closed());
+        if state.waiting.len() >= self.queue {
+            return Err(Error::QueueFull { name: self.name.clone(), waiting: state.waiting.len() });
+        }
+        let (sender, grant) = oneshot::channel();
+        state.waiting.push_back(sender);
+        let starts = self.wanted(&mut state);
+        Ok(Admission::Queued { grant, starts })
+    }
+
+    /// How many more replicas the calls that wait deserve; counted as starting from here on.
+    fn wanted(&self, state: &mut State) -> u32 {
+        let waiting = u32::try_from(state.waiting.len()).unwrap_or(u32::MAX);
+        let present = u32::try_from(state.members.len()).unwrap_or(u32::MAX).saturating_add(state.starting);
+        let deserved = waiting.div_ceil(self.concurrency()).saturating_sub(state.starting);
+        let starts = deserved.min(self.max().saturating_sub(present));
+        state.starting += starts;
+        starts
+    }
+
+    /// How many replicas are missing to `least`; counted as starting from here on.
+    pub fn shortage(&self, least: u32) -> u32 {
+        let mut state = self.lock();
+        if state.retired {
+            return 0;
+        }
+        let present = u32::try_from(state.members.len()).unwrap_or(u32::MAX).saturating_add(state.starting);
+        let starts = least.saturating_sub(present);
+        state.starting += starts;
+        starts
+    }
+
+    fn lease(self: &Arc<Self>, replica: &Arc<Replica>, cold: Option<Timing>) -> Lease {
+        Lease { revision: self.clone(), replica: replica.clone(), cold, held: true }
+    }
+
+    /// A start has ended well, or a replica was adopted (`started` false). Calls that wait go to it. A revision that
+    /// was retired meanwhile gives it back, to be stopped.
+    pub fn join(
+        self: &Arc<Self>,
+        replica: &Arc<Replica>,
+        started: Option<Timing>,
+    ) -> Result<(), Arc<Replica>> {
+        let mut grants = Vec::new();
+        {
+            let mut state = self.lock();
+            if started.is_some() {
+                state.starting = state.starting.saturating_sub(1);
+            }
+            if state.retired {
+                return Err(replica.clone());
+            }
+            let mut member = Member { replica: replica.clone(), in_flight: 0, idle_since: Instant::now() };
+            while member.in_flight < self.concurrency() {
+                let Some(waiting) = state.waiting.pop_front() else { break };
+                member.in_flight += 1;
+                grants.push((waiting, self.lease(replica, started)));
+            }
+            state.members.push(member);
+        }
+        // Outside the lock: a call that has gone away gives its lease back, which takes the lock again.
+        for (waiting, lease) in grants {
+            let _ = waiting.send(Ok(lease));
+        }
+        Ok(())
+    }
+
+    /// A start has failed. Where nothing else is left to wait for, the calls that wait fail with it.
+    pub fn start_failed(&self, error: Error) {
+        let source = Arc::new(error);
+        let failed: Vec<_> = {
+            let mut state = self.lock();
+            state.starting = state.starting.saturating_sub(1);
+            if state.starting > 0 || !state.members.is_empty() {
+                return;
+            }
+            state.waiting.drain(..).collect()
+        };
+        for waiting in failed {
+            let (name, version) = (self.name.clone(), self.version.number);
+            let _ = waiting.send(Err(Error::CannotStart { name, version, source: source.clone() }));
+        }
+    }
+
+    /// Takes a replica out of the routes, once. Says how many to start instead for the calls that wait.
+    pub fn leave(&self, id: &str) -> Option<u32> {
+        let mut state = self.lock();
+        let at = state.members.iter().position(|member| member.replica.id == id)?;
+        state.members.swap_remove(at);
+        Some(self.wanted(&mut state))
+    }
+
+    /// Replicas idle for longer than `idle`, down to `least`, taken out of the routes.
+    pub fn surplus(&self, idle: Duration, least: u32) -> Vec<Arc<Replica>> {
+        let mut state = self.lock();
+        let mut out = Vec::new();
+        let mut at = 0;
+        while at < state.members.len() && state.members.len() > least as usize {
+            let member = &state.members[at];
+            if member.in_flight == 0 && member.idle_since.elapsed() >= idle {
+                out.push(state.members.swap_remove(at).replica);
+            } else {
+                at += 1;
+            }
+        }
+        out
+    }
+
+    /// No new calls: gives the replicas that are idle, and fails the calls that wait with `Removed`.
+    pub fn retire(&self) {
+        let waiting: Vec<_> = {
+            let mut state = self.lock();
+            state.retired = true;
+            state.waiting.drain(..).collect()
+        };
+        for waiting in waiting {
+            let _ = waiting.send(Err(Error::Removed { name: self.name.clone() }));
+        }
+    }
+
+    /// Everything in the routes, taken out of them.
+    pub fn clear(&self) -> Vec<Arc<Replica>> {
+        self.lock().members.drain(..).map(|member| member.replica).collect()
+    }
+
+    pub fn replicas(&self) -> Vec<(Arc<Replica>, u32)> {
+        self.lock().members.iter().map(|member| (member.replica.clone(), member.in_flight)).collect()
+    }
+
+    /// Whether anything runs or is being started.
+    pub fn is_alive(&self) -> bool {
+        let state = self.lock();
+        !state.members.is_empty() || state.starting > 0
+    }
+
+    pub fn is_ready(&self) -> bool {
+        !self.lock().members.is_empty()
+    }
+
+    pub fn calls_waiting(&self) -> usize {
+        self.lock().waiting.iter().filter(|waiting| !waiting.is_closed()).count()
+    }
+
+    /// A call has ended: its place goes to the one that has waited longest, else becomes free.
+    fn finished(self: &Arc<Self>, replica: &Arc<Replica>) {
+        loop {
+            let (waiting, lease) = {
+                let mut state = self.lock();
+                let State { members, waiting, .. } = &mut *state;
+                let Some(member) = members.iter_mut().find(|member| Arc::ptr_eq(&member.replica, replica))
+                else {
+                    return;
+                };
+                let Some(next) = waiting.pop_front() else {
+                    member.in_flight = member.in_flight.saturating_sub(1);
+                    member.idle_since = Instant::now();
+                    return;
+                };
+                (next, self.lease(replica, None))
+            };
+            match waiting.send(Ok(lease)) {
+                Ok(()) => return,
+                // It has gone away: the place is still ours to give.
+                Err(Ok(mut lease)) => lease.held = false,
+                Err(Err(_)) => {}
+            }
+        }
+    }
+}
+
+impl Lease {
+    /// Where to send the call.
+    pub fn replica(&self) -> &Arc<Replica> {
+        &self.replica
+    }
+
+    /// Where the time went, if this call waited for a start.
+    pub fn cold(&self) -> Option<Timing> {
+        self.cold
+    }
+
+    /// The version that answers.
+    pub fn version(&self) -> &Version {
+        &self.revision.version
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.held {
+            self.revision.finished(&self.replica);
+        }
+    }
+}
+
+/// The digest of a version as it stands in the record.
+pub(super) fn key(version: &Version) -> Digest {
+    Digest::of(serde_json::to_vec(version).unwrap_or_default())
+}

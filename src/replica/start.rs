@@ -1,0 +1,290 @@
+//! One replica, from an image to a listening process; and its end.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::image::{FOLDER_LABEL, Images, Unpacked};
+use super::revision::Revision;
+use super::{Error, FolderId, Replica, Timing, WallSettings, logger, logs, ready};
+use crate::containerd::{BindMount, Containerd, Labels, Limits, NewContainer, RuntimeSpec};
+use crate::function::Settings;
+use crate::network::{Attachment, Network};
+use crate::oci::ImageConfig;
+
+pub(super) const FUNCTION_LABEL: &str = "io.fnbuild.function";
+pub(super) const VERSION_LABEL: &str = "io.fnbuild.version";
+pub(super) const REVISION_LABEL: &str = "io.fnbuild.revision";
+pub(super) const ADDRESS_LABEL: &str = "io.fnbuild.address";
+
+/// The label of images that have fnbuild's runtime in them, and so its health check.
+const RUNTIME_LABEL: &str = "io.fnbuild.runtime";
+
+/// Where a function listens if neither its environment nor its image says otherwise.
+const PORT: u16 = 8081;
+
+/// How long a process may take to end after SIGTERM. Its calls have ended before.
+const GRACE: Duration = Duration::from_millis(300);
+
+const SIGTERM: u32 = 15;
+const SIGKILL: u32 = 9;
+
+/// What it takes to start and end replicas.
+pub(super) struct Starter {
+    pub containerd: Containerd,
+    pub network: Network,
+    pub images: Images,
+    pub folder: FolderId,
+    pub data_dir: PathBuf,
+    pub program: PathBuf,
+    pub walls: WallSettings,
+    pub start_timeout: Duration,
+}
+
+impl Starter {
+    /// A replica's ID: the function's name, so that `ctr` says whose it is, and enough that none is used twice.
+    pub fn new_id(&self, revision: &Revision) -> String {
+        format!("{}-{:08x}", revision.name, getrandom::u32().unwrap_or_default())
+    }
+
+    /// Starts a replica under this ID and waits until it listens. On failure nothing stays but its log.
+    pub async fn start(&self, revision: &Revision, id: &str) -> Result<(Arc<Replica>, Timing), Error> {
+        let started = self.try_start(revision, id).await;
+        match started {
+            // The image was taken from containerd behind our back: fetch it again, once.
+            Err(Error::Containerd(error)) if error.is_not_found() => {
+                let _ = self.clean(id).await;
+                self.images.forget(&revision.version.image.digest);
+                let again = self.try_start(revision, id).await;
+                self.or_clean(id, again).await
+            }
+            other => self.or_clean(id, other).await,
+        }
+    }
+
+    async fn or_clean<T>(&self, id: &str, started: Result<T, Error>) -> Result<T, Error> {
+        if started.is_err() {
+            let _ = self.clean(id).await;
+        }
+        started
+    }
+
+    async fn try_start(&self, revision: &Revision, id: &str) -> Result<(Arc<Replica>, Timing), Error> {
+        let mut timing = Timing::default();
+        let mut clock = Instant::now();
+        let mut lap = || std::mem::replace(&mut clock, Instant::now()).elapsed();
+        let image = self.images.prepare(&revision.version.image).await?;
+        timing.queue = lap();
+
+        let labels = Labels::from([(FOLDER_LABEL.into(), self.folder.to_string())]);
+        let (attachment, rootfs) =
+            tokio::try_join!(async { self.network.attach(id).await.map_err(Error::from) }, async {
+                Ok(self.containerd.prepare_rootfs(id, image.chain.as_ref(), labels).await?)
+            },)?;
+        timing.prepare = lap();
+
+        let settings = &revision.version.image.settings;
+        let port = port(settings, &image.config);
+        let address = SocketAddr::new(attachment.address.into(), port);
+        let spec = self.spec(revision, (id, &attachment), &image, port)?;
+        let labels = self.labels(revision, address);
+        let new = NewContainer { id, image: &image.name, labels, spec: &spec };
+        self.containerd.create_container(new).await?;
+        let log = logs::file(&self.data_dir, &revision.name, revision.version.number, id);
+        let uri = logger::uri(&self.program, &log, self.walls.log_bytes)?;
+        let pid = self.containerd.create_task(id, rootfs, &uri).await?;
+        self.containerd.start_task(id).await?;
+        timing.create = lap();
+
+        let has_health = image.config.config.labels.contains_key(RUNTIME_LABEL);
+        self.listening(id, address, (has_health, &log)).await?;
+        timing.boot = lap();
+        let (name, version) = (revision.name.clone(), revision.version.number);
+        let (fate, _) = watch::channel(None);
+        Ok((Arc::new(Replica { id: id.into(), function: name, version, address, pid, fate }), timing))
+    }
+
+    /// Waits until the replica listens, or ends, or takes too long.
+    async fn listening(
+        &self,
+        id: &str,
+        address: SocketAddr,
+        (health, log): (bool, &Path),
+    ) -> Result<(), Error> {
+        let port = address.port();
+        tokio::select! {
+            () = ready::ready(address, health) => Ok(()),
+            exit = self.containerd.wait_task(id) => {
+                let status = exit?.status;
+                // Ends the task, so that the logger has written all that there was.
+                let _ = self.containerd.remove_task(id).await;
+                Err(Error::Died { status, port, last_lines: logs::last_lines(log, 5) })
+            }
+            () = tokio::time::sleep(self.start_timeout) => {
+                Err(Error::NotListening { port, waited: self.start_timeout })
+            }
+        }
+    }
+
+    fn labels(&self, revision: &Revision, address: SocketAddr) -> Labels {
+        Labels::from([
+            (FOLDER_LABEL.into(), self.folder.to_string()),
+            (FUNCTION_LABEL.into(), revision.name.to_string()),
+            (VERSION_LABEL.into(), revision.version.number.to_string()),
+            (REVISION_LABEL.into(), revision.key.to_string()),
+            (ADDRESS_LABEL.into(), address.to_string()),
+        ])
+    }
+
+    fn spec(
+        &self,
+        revision: &Revision,
+        (id, attachment): (&str, &Attachment),
+        image: &Unpacked,
+        port: u16,
+    ) -> Result<RuntimeSpec, Error> {
+        let settings = &revision.version.image.settings;
+        let config = &image.config.config;
+        let args: Vec<String> = config.entrypoint.iter().chain(&config.cmd).flatten().cloned().collect();
+        if args.is_empty() {
+            return Err(Error::NoCommand { image: revision.version.image.digest.clone() });
+        }
+        let folder = self.folder_of(id);
+        std::fs::create_dir_all(&folder).map_err(Error::files("create", &folder))?;
+        let hosts = folder.join("hosts");
+        let text = format!("127.0.0.1\tlocalhost\n{}\t{}\n", attachment.address, revision.name);
+        std::fs::write(&hosts, text).map_err(Error::files("write", &hosts))?;
+        Ok(RuntimeSpec {
+            args,
+            env: environment(settings, config.env.clone(), port),
+            working_dir: config.working_dir.clone().filter(|dir| !dir.is_empty()).unwrap_or("/".into()),
+            hostname: revision.name.to_string(),
+            uid: self.walls.uid(attachment.address),
+            limits: self.walls.limits(settings),
+            netns: attachment.netns.clone(),
+            cgroup: self.cgroup(id),
+            mounts: vec![
+                BindMount::new(self.network.resolv_conf(), "/etc/resolv.conf"),
+                BindMount::new(hosts, "/etc/hosts"),
+            ],
+        })
+    }
+
+    /// Below the root of every cgroup hierarchy.
+    pub fn cgroup(&self, id: &str) -> String {
+        format!("/fnbuild-{}/{id}", self.folder)
+    }
+
+    pub fn folder_of(&self, id: &str) -> PathBuf {
+        self.data_dir.join("replicas").join(id)
+    }
+
+    /// Ends the replica's processes: SIGTERM, a short grace, SIGKILL.
+    pub async fn end(&self, id: &str) -> Result<(), Error> {
+        self.containerd.kill_task(id, SIGTERM, false).await?;
+        if tokio::time::timeout(GRACE, self.containerd.wait_task(id)).await.is_err() {
+            self.containerd.kill_task(id, SIGKILL, true).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes all that a replica had, in whatever state it is. What is gone already is success.
+    pub async fn clean(&self, id: &str) -> Result<(), Error> {
+        let containers = async {
+            if self.containerd.task(id).await?.is_some() {
+                self.containerd.kill_task(id, SIGKILL, true).await?;
+                // A task that was created but never started has nothing to wait for.
+                let patience = Duration::from_secs(10);
+                let _ = tokio::time::timeout(patience, self.containerd.wait_task(id)).await;
+                self.containerd.remove_task(id).await?;
+            }
+            self.containerd.remove_container(id).await?;
+            self.containerd.remove_snapshot(id).await
+        };
+        let (containers, network) = tokio::join!(containers, self.network.detach(id));
+        let _ = std::fs::remove_dir_all(self.folder_of(id));
+        containers?;
+        Ok(network?)
+    }
+}
+
+impl WallSettings {
+    /// An address is unique on the machine, so what is counted up from it is too, without keeping any account. The
+    /// 2²¹ users from `uid_base` up cover the whole range that subnets are taken from.
+    fn uid(&self, address: std::net::Ipv4Addr) -> u32 {
+        self.uid_base.saturating_add(u32::from(address) & 0x1F_FFFF)
+    }
+
+    fn limits(&self, settings: &Settings) -> Limits {
+        Limits {
+            memory_bytes: settings.memory.0,
+            cpu_millis: settings.cpu_millis,
+            pids: settings.pids,
+            tmp_bytes: self.tmp_bytes,
+            open_files: self.open_files,
+        }
+    }
+}
+
+/// `PORT` of the function's settings, else of the image, else the image's first exposed TCP port, else 8081.
+fn port(settings: &Settings, image: &ImageConfig) -> u16 {
+    let from_image = || image.config.env.iter().find_map(|pair| pair.strip_prefix("PORT="));
+    let named = settings.env.get("PORT").map(String::as_str).or_else(from_image);
+    let exposed = || {
+        image.config.exposed_ports.keys().find_map(|port| match port.split_once('/') {
+            Some((number, "tcp")) => number.parse().ok(),
+            Some(_) => None,
+            None => port.parse().ok(),
+        })
+    };
+    named.and_then(|text| text.parse().ok()).or_else(exposed).unwrap_or(PORT)
+}
+
+/// The image's environment, then the settings', the later of two winning.
+fn environment(settings: &Settings, image: Vec<String>, port: u16) -> Vec<String> {
+    // The user has no entry in the image's passwd file, and /tmp is the one folder that it can write to.
+    let defaults = [("HOME".to_string(), "/tmp".to_string()), ("PORT".into(), port.to_string())];
+    let mut pairs: Vec<(String, String)> = defaults.into();
+    let image =
+        image.iter().filter_map(|pair| pair.split_once('=')).map(|(k, v)| (k.to_string(), v.to_string()));
+    for (key, value) in image.chain(settings.env.clone()) {
+        match pairs.iter_mut().find(|(present, _)| *present == key) {
+            Some(pair) => pair.1 = value,
+            None => pairs.push((key, value)),
+        }
+    }
+    pairs.into_iter().map(|(key, value)| format!("{key}={value}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_settings_win_over_the_image_and_the_image_over_the_defaults() {
+        let mut settings = Settings::default();
+        let mut image = ImageConfig::default();
+        assert_eq!(port(&settings, &image), 8081);
+        image.config.exposed_ports.insert("80/tcp".into(), Default::default());
+        assert_eq!(port(&settings, &image), 80);
+        image.config.env = vec!["PORT=9000".into(), "A=image".into()];
+        assert_eq!(port(&settings, &image), 9000);
+        settings.env.insert("A".into(), "settings".into());
+        let env = environment(&settings, image.config.env.clone(), 9000);
+        assert_eq!(env, ["HOME=/tmp", "PORT=9000", "A=settings"]);
+    }
+
+    #[test]
+    fn every_address_of_the_default_range_has_a_user_of_its_own() {
+        let walls = WallSettings::default();
+        let uids: std::collections::HashSet<u32> = (60..80)
+            .flat_map(|second| (0..=255).map(move |third| (second, third)))
+            .map(|(second, third)| walls.uid(std::net::Ipv4Addr::new(10, second, third, 7)))
+            .collect();
+        assert_eq!(uids.len(), 20 * 256);
+        assert!(uids.iter().all(|uid| *uid >= walls.uid_base));
+    }
+}
