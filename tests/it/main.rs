@@ -3,5 +3,6 @@
 mod cli;
 mod gateway;
 mod house;
+mod registries;
 mod store;
 mod support;

@@ -1,6 +1,9 @@
 //! What the tests share: running programs, waiting for conditions, servers that end with their test.
 #![allow(dead_code)]
 
+pub mod faulty;
+pub mod registry;
+
 use std::net::TcpListener;
 use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
