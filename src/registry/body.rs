@@ -1,27 +1,30 @@
 //! The bodies of requests: bytes in memory, or content read piece by piece as the socket takes it.
 
-use std::io::{self, Read};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 
 use crate::oci::Digest;
 
-/// What one piece of a streamed body holds; with the channel's places it bounds the memory of an upload.
+/// What one piece of a streamed body holds at most of many small chunks; with the channel's places it bounds the memory of an upload.
 const PIECE: usize = 256 << 10;
 const PIECES_WAITING: usize = 3;
+
+/// A blob's bytes piece by piece; an error ends them.
+pub type Chunks = Box<dyn Iterator<Item = io::Result<Bytes>> + Send>;
 
 /// A blob's bytes, given from the start each time they are asked for: an upload may have to begin anew.
 pub trait Content: Send + Sync {
     fn digest(&self) -> &Digest;
-    /// Exactly as many bytes as `open`'s reader gives.
+    /// Exactly as many bytes as `chunks` gives.
     fn size(&self) -> u64;
-    fn open(&self) -> io::Result<Box<dyn Read + Send>>;
+    fn chunks(&self) -> io::Result<Chunks>;
 }
 
 /// A small blob in memory.
@@ -46,8 +49,8 @@ impl Content for InMemory {
         self.bytes.len() as u64
     }
 
-    fn open(&self) -> io::Result<Box<dyn Read + Send>> {
-        Ok(Box::new(io::Cursor::new(self.bytes.clone())))
+    fn chunks(&self) -> io::Result<Chunks> {
+        Ok(Box::new(std::iter::once(Ok(self.bytes.clone()))))
     }
 }
 
@@ -78,12 +81,17 @@ impl Payload {
             Self::None => Pieces::One(None),
             Self::Bytes(bytes) => Pieces::One(Some(bytes.clone())),
             Self::Content(content) if remaining <= PIECE as u64 => {
-                let mut bytes = Vec::with_capacity(PIECE.min(remaining as usize + 1));
-                content.open()?.take(remaining + 1).read_to_end(&mut bytes)?;
+                let mut bytes = BytesMut::new();
+                for chunk in content.chunks()? {
+                    bytes.extend_from_slice(&chunk?);
+                    if bytes.len() as u64 > remaining {
+                        return Err(changed());
+                    }
+                }
                 if bytes.len() as u64 != remaining {
                     return Err(changed());
                 }
-                Pieces::One(Some(bytes.into()))
+                Pieces::One(Some(bytes.freeze()))
             }
             Self::Content(content) => Pieces::Many(pump(content.clone())?),
         };
@@ -93,27 +101,37 @@ impl Payload {
 
 /// Reads on a thread of its own, at most [`PIECES_WAITING`] pieces ahead. It ends when the body is dropped.
 fn pump(content: Arc<dyn Content>) -> io::Result<mpsc::Receiver<io::Result<Bytes>>> {
-    let mut reader = content.open()?;
+    let chunks = content.chunks()?;
     let (sender, receiver) = mpsc::channel(PIECES_WAITING);
     std::thread::Builder::new().name("upload".into()).spawn(move || {
-        loop {
-            let piece = read_piece(&mut reader);
-            if matches!(&piece, Ok(bytes) if bytes.is_empty()) {
-                return;
+        let mut small = BytesMut::new();
+        for chunk in chunks {
+            let chunk = match chunk {
+                Ok(chunk) => chunk,
+                Err(error) => {
+                    let _ = sender.blocking_send(Err(error));
+                    return;
+                }
+            };
+            // A zip of many small files comes in crumbs: a system call for each would cost more than the copy.
+            if chunk.len() < PIECE / 4 {
+                small.extend_from_slice(&chunk);
+                if small.len() >= PIECE && sender.blocking_send(Ok(small.split().freeze())).is_err() {
+                    return;
+                }
+                continue;
             }
-            let failed = piece.is_err();
-            if sender.blocking_send(piece).is_err() || failed {
-                return;
+            for piece in [small.split().freeze(), chunk] {
+                if !piece.is_empty() && sender.blocking_send(Ok(piece)).is_err() {
+                    return;
+                }
             }
+        }
+        if !small.is_empty() {
+            let _ = sender.blocking_send(Ok(small.freeze()));
         }
     })?;
     Ok(receiver)
-}
-
-fn read_piece(reader: &mut impl Read) -> io::Result<Bytes> {
-    let mut piece = Vec::with_capacity(PIECE);
-    reader.by_ref().take(PIECE as u64).read_to_end(&mut piece)?;
-    Ok(piece.into())
 }
 
 fn changed() -> io::Error {

@@ -26,7 +26,7 @@ use url::Url;
 
 pub use access::{Access, Patience};
 pub use auth::Secret;
-pub use body::{Content, InMemory};
+pub use body::{Chunks, Content, InMemory};
 pub use credentials::Login;
 pub use error::Error;
 pub use manifest::{MAX_MANIFEST, Manifest, ManifestKind, Name};
