@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::pack::Pack;
+use super::splice::Splice;
 use super::{Base, CODE_FOLDER, ImageError, Layer};
 use crate::oci::{Annotations, Descriptor, History, ImageConfig, ImageManifest, media_type};
 use crate::source::{Form, Source};
@@ -89,7 +90,8 @@ impl Image {
 /// The layer that a source's code becomes. Nothing is read yet.
 pub fn code_layer(source: &Arc<Source>) -> Layer {
     match source.form() {
-        Form::Zip | Form::File | Form::Folder => Layer::new(Pack::new(source.clone())),
+        Form::Zip => Layer::new(Splice::new(source.clone())),
+        Form::File | Form::Folder => Layer::new(Pack::new(source.clone())),
     }
 }
 

@@ -35,10 +35,15 @@ mod base;
 mod blob;
 mod build;
 mod error;
+mod gzip;
+mod inflate;
 mod layer;
 mod layout;
 mod pack;
+mod splice;
 mod tar;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod writer;
 

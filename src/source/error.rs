@@ -50,7 +50,7 @@ impl SourceError {
         move |source| Self::Io { step, path: path.as_ref().into(), source }
     }
 
-    pub(super) fn entry(name: &[u8], reason: &'static str) -> Self {
+    pub(crate) fn entry(name: &[u8], reason: &'static str) -> Self {
         // A hostile name may be 64 KiB long; its beginning is enough to find it.
         Self::Entry { name: name.iter().take(300).copied().collect(), reason, hint: None }
     }

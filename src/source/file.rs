@@ -28,9 +28,8 @@ pub(super) fn map(path: &Path, bounds: &Bounds) -> Result<Bytes, SourceError> {
 }
 
 /// One module, under its own name.
-pub(super) fn open(path: &Path, bytes: Bytes, options: &Options) -> Result<Source, SourceError> {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let own = EntryPoint::of_module(&stem)?;
+pub(super) fn open(stem: &str, bytes: Bytes, options: &Options) -> Result<Source, SourceError> {
+    let own = EntryPoint::of_module(stem)?;
     let entry = options.entry.clone().unwrap_or(own);
     let name = format!("{stem}.py");
     let content = Content::Stored { at: 0..bytes.len(), crc: None };

@@ -13,6 +13,7 @@ mod file;
 mod folder;
 mod names;
 mod tree;
+mod zip;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -25,6 +26,8 @@ use bytes::Bytes;
 use crate::function::EntryPoint;
 use crate::oci::Digest;
 
+#[cfg(test)]
+pub(crate) use self::zip::writer as zip_writer;
 pub use bounds::Bounds;
 pub use error::SourceError;
 pub use names::escaped;
@@ -79,10 +82,20 @@ impl Source {
         }
         let bytes = file::map(path, &options.bounds)?;
         if path.extension().is_some_and(|extension| extension == "py") {
-            file::open(path, bytes, options)
+            file::open(&path.file_stem().unwrap_or_default().to_string_lossy(), bytes, options)
         } else {
-            Err(SourceError::NotAZip { reason: "it is no .py file" })
+            Self::from_zip(bytes, options)
         }
+    }
+
+    /// A zip that is in memory or mapped.
+    pub fn from_zip(bytes: Bytes, options: &Options) -> Result<Self, SourceError> {
+        zip::open(bytes, options)
+    }
+
+    /// A `.py` that is in memory, under the module name that its bytes are to be imported by.
+    pub fn from_module(name: &str, bytes: Bytes, options: &Options) -> Result<Self, SourceError> {
+        file::open(name, bytes, options)
     }
 
     pub fn form(&self) -> Form {
