@@ -11,12 +11,13 @@
 //! | 6 | [`api`] | the management REST API | `publish`, `replica`, `store`, `function` |
 //! | 5 | [`gateway`] | the HTTP trigger: route, wait for a replica, proxy | `replica`, `function` |
 //! | 5 | [`registry_server`] | the embedded OCI registry | `oci` |
-//! | 4 | [`publish`] | the one way from a source to a pushed image | `base`, `registry`, `image`, `source`, `function`, `oci` |
+//! | 4 | [`publish`] | the one way from a source to a pushed image | `base`, `dependencies`, `registry`, `image`, `source`, `function`, `oci` |
 //! | 4 | [`replica`] | from a record to an answering address | `containerd`, `network`, `registry`, `store`, `function`, `oci` |
 //! | 3 | [`containerd`] | the gRPC calls: leases, content, unpack, images, runtime spec, tasks | `oci` |
 //! | 3 | [`network`] | network namespaces and CNI plugins | |
 //! | 3 | [`registry`] | the wire client: auth, push, pull | `image`, `oci` |
 //! | 3 | [`store`] | `FunctionStore`, in sled | `function` |
+//! | 3 | [`dependencies`] | `requirements.txt` → a locked, cached layer, by `uv` | `image`, `source`, `oci` |
 //! | 3 | [`base`] | recipes, locks, Debian packages and wheels → a base image | `image`, `oci` |
 //! | 2 | [`image`] | layers, splice, build, OCI layout, docker archive. Synchronous, no network, no clock | `source`, `oci` |
 //! | 1 | [`source`] | what the user hands in, made safe: zip, `.py`, folder → `Source` | `function`, `oci` |
@@ -31,6 +32,7 @@ pub mod base;
 pub mod cli;
 pub mod config;
 pub mod containerd;
+pub mod dependencies;
 pub mod function;
 pub mod gateway;
 pub mod image;

@@ -15,6 +15,7 @@ fn from(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         crate::replica::Error,
         crate::containerd::Error,
         crate::network::Error,
+        crate::dependencies::DependencyError,
         crate::registry::Error,
         crate::store::StoreError,
         super::server::ServerError
