@@ -12,6 +12,7 @@ fn from(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         };
     }
     ask!(
+        crate::base::BaseError,
         crate::replica::Error,
         crate::containerd::Error,
         crate::network::Error,

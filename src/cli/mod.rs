@@ -3,6 +3,7 @@
 //! Data goes to stdout, everything else to stderr, and only through [`output`]. Exit codes: 0; 1 it failed; 2 wrong
 //! usage; 3 the function itself answered with an error.
 
+mod base;
 mod completions;
 mod config;
 mod delete;
@@ -71,6 +72,7 @@ impl Common {
 
 #[derive(Subcommand)]
 enum Verb {
+    Base(base::Arguments),
     Completions(completions::Arguments),
     Config(config::Arguments),
     #[command(visible_alias = "rm")]
@@ -120,8 +122,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(verb: Verb, _common: &Common, printer: &Printer) -> anyhow::Result<Outcome> {
+fn run(verb: Verb, common: &Common, printer: &Printer) -> anyhow::Result<Outcome> {
     match verb {
+        Verb::Base(arguments) => base::run(arguments, common, printer),
         Verb::Completions(arguments) => completions::run(&arguments, printer),
         Verb::LogWriter(arguments) => log_writer::run(&arguments),
         Verb::Config(arguments) => config::run(&arguments, printer),

@@ -11,7 +11,7 @@ mod manifest;
 pub mod media_type;
 mod reference;
 
-pub use config::{ContainerConfig, History, ImageConfig, Platform, RootFs};
+pub use config::{ContainerConfig, Empty, History, ImageConfig, Platform, RootFs};
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest, Hasher, InvalidDigest};
 pub use manifest::{ImageIndex, ImageManifest};

@@ -1,0 +1,176 @@
+//! `fnbuild base`: build, list and find the images that functions stand on.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use crate::base::{self, Recipe, Request, Stop, Strictness};
+use crate::image::Layout;
+use crate::oci::{Descriptor, Digest, ImageConfig, ImageManifest};
+
+use super::{Common, Outcome, OutputFormat, Printer, table};
+
+/// Build, list and find the images that functions stand on
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Subcommand)]
+enum Verb {
+    /// Make a base from Debian packages and Python wheels
+    Build(Build),
+    /// List the bases that are here
+    #[command(visible_alias = "ls")]
+    List {
+        #[arg(short, long, value_enum, default_value_t)]
+        output: OutputFormat,
+    },
+    /// Print where the bases are kept, or where the manifest of one of them is
+    Path { name: Option<String> },
+}
+
+#[derive(clap::Args)]
+struct Build {
+    /// A folder with recipe.toml and lock.toml
+    recipe: PathBuf,
+    /// The base's name [default: the recipe's]
+    #[arg(long)]
+    tag: Option<String>,
+    /// Fail if the archive no longer has exactly what the lock names
+    #[arg(long, conflicts_with = "update")]
+    locked: bool,
+    /// Take the newest of everything and write the lock anew
+    #[arg(long)]
+    update: bool,
+    /// linux/amd64 or linux/arm64 [default: this machine's]
+    #[arg(long)]
+    platform: Option<String>,
+    #[arg(short, long, value_enum, default_value_t)]
+    output: OutputFormat,
+}
+
+pub fn run(arguments: Arguments, common: &Common, printer: &Printer) -> anyhow::Result<Outcome> {
+    let folder = common.data_dir()?.join("bases");
+    match arguments.verb {
+        Verb::Build(arguments) => build(arguments, &folder, &common.data_dir()?.join("work"), printer),
+        Verb::List { output } => list(&folder, output, printer),
+        Verb::Path { name } => path(&folder, name.as_deref(), printer),
+    }
+}
+
+fn build(arguments: Build, folder: &Path, work: &Path, printer: &Printer) -> anyhow::Result<Outcome> {
+    let strictness = match (arguments.locked, arguments.update) {
+        (true, _) => Strictness::Locked,
+        (_, true) => Strictness::Update,
+        _ => Strictness::Follow,
+    };
+    let request = Request {
+        recipe: Recipe::open(&arguments.recipe)?,
+        platform: arguments.platform,
+        tag: arguments.tag,
+        strictness,
+        work: work.into(),
+    };
+    let layout = Layout::create(folder)?;
+    let built = stoppable(|stop| base::build(&request, &layout, stop, &|step| printer.status(step)))??;
+    for line in &built.drift.lines {
+        printer.warning(line);
+    }
+    if let Some(path) = &built.lock_written {
+        printer.status(format!("wrote {}", path.display()));
+    }
+    let size: u64 = built.layers.iter().map(|(_, size)| size).sum();
+    if arguments.output == OutputFormat::Json {
+        let layers: Vec<_> =
+            built.layers.iter().map(|(name, size)| serde_json::json!({"name": name, "size": size})).collect();
+        printer.json(&serde_json::json!({
+            "name": built.tag, "digest": built.descriptor.digest, "size": size, "layers": layers,
+        }))?;
+        return Ok(Outcome::Success);
+    }
+    for (name, size) in &built.layers {
+        printer.status(format!("{:>9}  {name}", megabytes(*size)));
+    }
+    printer.status(format!("{:>9}  in all", megabytes(size)));
+    printer.data(format!("{}@{}", built.tag, built.descriptor.digest));
+    Ok(Outcome::Success)
+}
+
+/// Runs `work` so that Ctrl-C and SIGTERM end it in order, with nothing left behind.
+fn stoppable<T: Send>(work: impl FnOnce(&Stop) -> T + Send) -> anyhow::Result<T> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let stop = Stop::default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let _guard = runtime.enter();
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    std::thread::scope(|scope| {
+        let (done, finished) = tokio::sync::oneshot::channel();
+        let worker = scope.spawn(|| {
+            let result = work(&stop);
+            let _ = done.send(());
+            result
+        });
+        runtime.block_on(async {
+            tokio::select! {
+                _ = finished => {}
+                _ = interrupt.recv() => stop.stop(),
+                _ = terminate.recv() => stop.stop(),
+            }
+        });
+        worker.join().map_err(|_| anyhow::anyhow!("the build ended in a panic"))
+    })
+}
+
+/// What `list` says of a base.
+#[derive(serde::Serialize)]
+struct Row {
+    name: String,
+    digest: Digest,
+    platform: String,
+    /// Compressed, in bytes.
+    size: u64,
+}
+
+fn list(folder: &Path, output: OutputFormat, printer: &Printer) -> anyhow::Result<Outcome> {
+    // Where no base was ever made the list is empty, not an error.
+    let rows = if folder.exists() { rows(&Layout::open(folder)?)? } else { Vec::new() };
+    match output {
+        OutputFormat::Json => printer.json(&rows)?,
+        OutputFormat::Text => {
+            let cells = |row: &Row| {
+                [row.name.clone(), row.platform.clone(), megabytes(row.size), row.digest.to_string()]
+            };
+            printer.data(table(["NAME", "PLATFORM", "SIZE", "DIGEST"], rows.iter().map(cells)));
+        }
+    }
+    Ok(Outcome::Success)
+}
+
+fn rows(layout: &Layout) -> anyhow::Result<Vec<Row>> {
+    let row = |(name, descriptor): (String, Descriptor)| {
+        let manifest: ImageManifest = layout.read_json("the manifest", &descriptor)?;
+        let config: ImageConfig = layout.read_json("the config", &manifest.config)?;
+        let platform = format!("{}/{}", config.platform.os, config.platform.architecture);
+        let size = manifest.layers.iter().map(|layer| layer.size).sum();
+        Ok(Row { name, digest: descriptor.digest, platform, size })
+    };
+    layout.tags()?.into_iter().map(row).collect()
+}
+
+fn path(folder: &Path, name: Option<&str>, printer: &Printer) -> anyhow::Result<Outcome> {
+    let Some(name) = name else {
+        printer.data(folder.display().to_string());
+        return Ok(Outcome::Success);
+    };
+    let layout = Layout::open(folder).context("no base is here yet")?;
+    let descriptor = layout.resolve(name)?;
+    printer.data(layout.blob_path(&descriptor.digest).display().to_string());
+    Ok(Outcome::Success)
+}
+
+/// Decimal, as registries and disks count.
+fn megabytes(bytes: u64) -> String {
+    format!("{}.{:02} MB", bytes / 1_000_000, bytes % 1_000_000 / 10_000)
+}
