@@ -24,7 +24,7 @@ def main():
     except (ValueError, OverflowError):
         sys.exit(f"PORT is {port!r}: not a port number")
     except OSError as error:
-        sys.exit(f"cannot listen on port {port}: {error.strerror or error}")
+        sys.exit(f"cannot listen on port {port}: {os.strerror(error.errno or 0)}")
     app = App()
     server = Server(listener, app)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -20,12 +20,17 @@ RUNTIME = Path(__file__).parent.parent
 class Answer:
     def __init__(self, response):
         self.status = response.status
-        self.headers = {name.lower(): value for name, value in response.getheaders()}
+        self.pairs = [(name.lower(), value) for name, value in response.getheaders()]
+        self.headers = dict(self.pairs)
         self.body = response.read()
 
     @property
     def json(self):
         return json.loads(self.body)
+
+    def all(self, name):
+        """Every value of a header that may come several times."""
+        return [value for known, value in self.pairs if known == name]
 
 
 class Running:

@@ -126,16 +126,18 @@ class Host:
 
 
 SPY = """
-import os, sys
+import os, socket, sys
 
 def sockets():
-    links = []
+    found = []
     for fd in os.listdir("/proc/self/fd"):
         try:
-            links.append(os.readlink(f"/proc/self/fd/{fd}"))
+            with socket.socket(fileno=os.dup(int(fd))) as copy:
+                if copy.family == socket.AF_UNIX:
+                    found.append(copy.getpeername())
         except OSError:
             pass
-    return sorted(link.split("[")[0] for link in links if "socket" in link)
+    return found
 
 AT_IMPORT = sockets()
 

@@ -12,7 +12,6 @@ const FORMAT: u32 = 1;
 
 /// Exact packages and wheels for each architecture, in Debian's words (`amd64`, `arm64`).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Lock {
     pub format: u32,
     #[serde(flatten)]
