@@ -18,6 +18,7 @@ fn from(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         crate::network::Error,
         crate::dependencies::DependencyError,
         crate::registry::Error,
+        crate::registry_server::ServerError,
         crate::store::StoreError,
         super::server::ServerError
     )

@@ -13,6 +13,7 @@ mod invoke;
 mod list;
 mod log_writer;
 mod output;
+mod registry;
 mod rollback;
 mod scale;
 mod server;
@@ -83,6 +84,7 @@ enum Verb {
     List(list::Arguments),
     #[command(hide = true)]
     LogWriter(log_writer::Arguments),
+    Registry(registry::Arguments),
     Rollback(rollback::Arguments),
     Scale(scale::Arguments),
     Status(status::Arguments),
@@ -132,6 +134,7 @@ fn run(verb: Verb, common: &Common, printer: &Printer) -> anyhow::Result<Outcome
         Verb::Describe(arguments) => describe::run(&arguments, printer),
         Verb::Invoke(arguments) => invoke::run(&arguments, printer),
         Verb::List(arguments) => list::run(&arguments, printer),
+        Verb::Registry(arguments) => registry::run(&arguments, common, printer),
         Verb::Rollback(arguments) => rollback::run(&arguments, printer),
         Verb::Scale(arguments) => scale::run(&arguments, printer),
         Verb::Status(arguments) => status::run(&arguments, printer),
