@@ -13,6 +13,8 @@ fn from(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     }
     ask!(
         crate::base::BaseError,
+        crate::image::ImageError,
+        crate::source::SourceError,
         crate::replica::Error,
         crate::containerd::Error,
         crate::network::Error,

@@ -4,6 +4,7 @@
 //! usage; 3 the function itself answered with an error.
 
 mod base;
+mod build;
 mod completions;
 mod config;
 mod delete;
@@ -74,6 +75,7 @@ impl Common {
 #[derive(Subcommand)]
 enum Verb {
     Base(base::Arguments),
+    Build(Box<build::Arguments>),
     Completions(completions::Arguments),
     Config(config::Arguments),
     #[command(visible_alias = "rm")]
@@ -127,6 +129,7 @@ pub fn main() -> ExitCode {
 fn run(verb: Verb, common: &Common, printer: &Printer) -> anyhow::Result<Outcome> {
     match verb {
         Verb::Base(arguments) => base::run(arguments, common, printer),
+        Verb::Build(arguments) => build::run(&arguments, common, printer),
         Verb::Completions(arguments) => completions::run(&arguments, printer),
         Verb::LogWriter(arguments) => log_writer::run(&arguments),
         Verb::Config(arguments) => config::run(&arguments, printer),

@@ -16,7 +16,7 @@ use crate::oci::{Descriptor, Digest, ImageIndex};
 /// The annotation by which an index names what it lists.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const VERSION_FILE: &str = "oci-layout";
-const VERSION: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
+pub(super) const VERSION: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 /// Manifests, configs and indexes are read whole; registries cap them at 4 MiB.
 const MAX_DOCUMENT: u64 = 4 << 20;
 

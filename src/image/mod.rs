@@ -31,6 +31,7 @@
 //! # Ok(()) }
 //! ```
 
+mod archive;
 mod base;
 mod blob;
 mod build;
@@ -47,6 +48,7 @@ mod tests;
 mod tree;
 mod writer;
 
+pub use archive::write_docker_archive;
 pub use base::Base;
 pub use blob::BlobWriter;
 pub use build::{Image, Options, build, code_layer};

@@ -33,8 +33,6 @@ pub enum SourceError {
     NoModule { file: String, place: &'static str },
     #[error("{file} defines no {function}")]
     NoFunction { file: String, function: String },
-    #[error("{file}, line {line}: {message}\n  {text}\n  {caret}^")]
-    Syntax { file: String, line: usize, message: String, text: String, caret: String },
     #[error("the file's name is no Python module")]
     ModuleName(#[from] InvalidEntryPoint),
     #[error("read the rules in {}", path.display())]
@@ -82,7 +80,7 @@ impl SourceError {
             Self::ModuleName(_) => {
                 Some("rename the file to letters, digits and _, for example my_function.py".into())
             }
-            Self::Io { .. } | Self::Syntax { .. } | Self::Ignore { .. } => None,
+            Self::Io { .. } | Self::Ignore { .. } => None,
         }
     }
 }
