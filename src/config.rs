@@ -1,1 +1,271 @@
-//! The validated configuration of `fnbuild serve`.
+//! The configuration of `fnbuild serve`: from arguments and environment ([`Arguments`]) to a checked [`Config`].
+//!
+//! Everything that can be refused without touching a service is refused here; nothing is opened or made.
+
+mod data_folder;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::network::{Egress, Subnet};
+
+pub use data_folder::{DataFolder, DataFolderError};
+
+/// What `fnbuild serve` can be told.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Arguments {
+    /// Where to listen; may be given more than once. Beyond loopback the trigger alone is answered
+    #[arg(
+        long,
+        env = "FNBUILD_LISTEN",
+        default_value = "127.0.0.1:8080",
+        value_delimiter = ',',
+        value_name = "ADDRESS"
+    )]
+    listen: Vec<SocketAddr>,
+    /// The registry that images are pushed to and pulled from
+    #[arg(long, env = "FNBUILD_REGISTRY", default_value = "localhost:5000", value_name = "HOST[:PORT]")]
+    registry: String,
+    /// Talk to the registry without TLS (for loopback this needs no saying)
+    #[arg(long, env = "FNBUILD_PLAIN_HTTP")]
+    plain_http: bool,
+    /// Do not check the registry's certificate
+    #[arg(long, env = "FNBUILD_INSECURE")]
+    insecure: bool,
+    /// A certificate authority to trust for the registry
+    #[arg(long, env = "FNBUILD_REGISTRY_CA", value_name = "FILE")]
+    registry_ca: Option<PathBuf>,
+    /// containerd's socket
+    #[arg(
+        long,
+        env = "FNBUILD_CONTAINERD",
+        default_value = "/run/containerd/containerd.sock",
+        value_name = "SOCKET"
+    )]
+    containerd: PathBuf,
+    /// containerd's namespace
+    #[arg(long, env = "FNBUILD_NAMESPACE", default_value = "fnbuild", value_name = "NAME")]
+    namespace: String,
+    /// The containers' network [default: a free /22]
+    #[arg(long, env = "FNBUILD_SUBNET", value_name = "CIDR")]
+    subnet: Option<Subnet>,
+    /// Where the CNI plugins are
+    #[arg(long, env = "FNBUILD_CNI_PLUGINS", default_value = "/usr/lib/cni", value_name = "DIR")]
+    cni_plugins: PathBuf,
+    /// A name server for the containers; may be given more than once [default: the host's]
+    #[arg(long, env = "FNBUILD_DNS", value_delimiter = ',', value_name = "ADDRESS")]
+    dns: Vec<Ipv4Addr>,
+    /// What functions may reach: none, public or all
+    #[arg(long, env = "FNBUILD_EGRESS", default_value = "public")]
+    egress: Egress,
+    /// The first user ID that containers run as
+    #[arg(long, env = "FNBUILD_UID_BASE", default_value_t = 200_000)]
+    uid_base: u32,
+    /// A replica without calls is stopped after this time
+    #[arg(long, env = "FNBUILD_IDLE_TIME", default_value = "60s", value_parser = duration, value_name = "TIME")]
+    idle_time: Duration,
+    /// How many calls of a function may wait for a replica
+    #[arg(long, env = "FNBUILD_QUEUE", default_value_t = 1000, value_name = "N")]
+    queue: usize,
+    /// How long a call waits for a replica
+    #[arg(long, env = "FNBUILD_START_TIMEOUT", default_value = "120s", value_parser = duration, value_name = "TIME")]
+    start_timeout: Duration,
+    /// How long a streamed answer may be silent
+    #[arg(long, env = "FNBUILD_IDLE_TIMEOUT", default_value = "60s", value_parser = duration, value_name = "TIME")]
+    idle_timeout: Duration,
+    /// How long calls in flight may take when the server stops
+    #[arg(long, env = "FNBUILD_DRAIN", default_value = "30s", value_parser = duration, value_name = "TIME")]
+    drain: Duration,
+    /// The largest source (zip or file)
+    #[arg(long, env = "FNBUILD_MAX_SOURCE", default_value = "50Mi", value_parser = size, value_name = "SIZE")]
+    max_source: u64,
+    /// The largest source once unpacked
+    #[arg(long, env = "FNBUILD_MAX_UNPACKED", default_value = "250Mi", value_parser = size, value_name = "SIZE")]
+    max_unpacked: u64,
+    /// The most entries in a source
+    #[arg(long, env = "FNBUILD_MAX_ENTRIES", default_value_t = 100_000, value_name = "N")]
+    max_entries: usize,
+    /// The largest body of a call
+    #[arg(long, env = "FNBUILD_MAX_REQUEST_BODY", default_value = "6Mi", value_parser = size, value_name = "SIZE")]
+    max_request_body: u64,
+    /// The largest answer of a call; streams have no bound
+    #[arg(long, env = "FNBUILD_MAX_RESPONSE_BODY", default_value = "64Mi", value_parser = size, value_name = "SIZE")]
+    max_response_body: u64,
+}
+
+/// A configuration that makes sense.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub data_dir: PathBuf,
+    /// At least one, none twice.
+    pub listen: Vec<SocketAddr>,
+    pub registry: RegistryConfig,
+    pub containerd: PathBuf,
+    pub namespace: String,
+    pub network: NetworkConfig,
+    pub uid_base: u32,
+    pub idle_time: Duration,
+    pub queue: usize,
+    pub start_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub drain: Duration,
+    pub source: SourceBounds,
+    pub max_request_body: u64,
+    pub max_response_body: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct RegistryConfig {
+    /// `HOST[:PORT]`.
+    pub host: String,
+    pub plain_http: bool,
+    pub insecure: bool,
+    pub ca: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug)]
+pub struct NetworkConfig {
+    pub subnet: Option<Subnet>,
+    pub plugins: PathBuf,
+    pub dns: Vec<Ipv4Addr>,
+    pub egress: Egress,
+}
+
+/// What a source may be at most, in bytes and entries.
+#[derive(Clone, Copy, Debug)]
+pub struct SourceBounds {
+    pub zipped: u64,
+    pub unpacked: u64,
+    pub entries: usize,
+}
+
+/// A configuration that makes no sense, with the flag that is to blame.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("--listen {address} is given twice")]
+    Twice { address: SocketAddr },
+    #[error("--namespace {name:?} is no containerd namespace: letters, digits and single . _ - between them")]
+    Namespace { name: String },
+    #[error("{flag} must not be zero")]
+    Zero { flag: &'static str },
+    #[error("--dns {address} is a loopback address, which means something else inside a container")]
+    LoopbackDns { address: Ipv4Addr },
+}
+
+impl Arguments {
+    pub fn check(self, data_dir: PathBuf) -> Result<Config, ConfigError> {
+        for (at, address) in self.listen.iter().enumerate() {
+            // Port 0 means another port each time.
+            if address.port() != 0 && self.listen.iter().take(at).any(|before| before == address) {
+                return Err(ConfigError::Twice { address: *address });
+            }
+        }
+        if !is_namespace(&self.namespace) {
+            return Err(ConfigError::Namespace { name: self.namespace });
+        }
+        if let Some(address) = self.dns.iter().find(|address| address.is_loopback()) {
+            return Err(ConfigError::LoopbackDns { address: *address });
+        }
+        for (flag, zero) in [
+            ("--start-timeout", self.start_timeout.is_zero()),
+            ("--idle-timeout", self.idle_timeout.is_zero()),
+            ("--max-source", self.max_source == 0),
+            ("--max-unpacked", self.max_unpacked == 0),
+            ("--max-entries", self.max_entries == 0),
+        ] {
+            if zero {
+                return Err(ConfigError::Zero { flag });
+            }
+        }
+        let Self { subnet, cni_plugins: plugins, dns, egress, .. } = self;
+        let Self { registry: host, plain_http, insecure, registry_ca: ca, .. } = self;
+        Ok(Config {
+            data_dir,
+            listen: self.listen,
+            registry: RegistryConfig { host, plain_http, insecure, ca },
+            containerd: self.containerd,
+            namespace: self.namespace,
+            network: NetworkConfig { subnet, plugins, dns, egress },
+            uid_base: self.uid_base,
+            idle_time: self.idle_time,
+            queue: self.queue,
+            start_timeout: self.start_timeout,
+            idle_timeout: self.idle_timeout,
+            drain: self.drain,
+            source: SourceBounds {
+                zipped: self.max_source,
+                unpacked: self.max_unpacked,
+                entries: self.max_entries,
+            },
+            max_request_body: self.max_request_body,
+            max_response_body: self.max_response_body,
+        })
+    }
+}
+
+/// containerd's own rule for identifiers.
+fn is_namespace(name: &str) -> bool {
+    let part = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric());
+    name.len() <= 76 && name.split(['.', '_', '-']).all(part)
+}
+
+/// `30s`, `1m30s`, `500ms`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let expected = || format!("{text:?} is no length of time (for example 500ms, 30s or 5m)");
+    let parsed: jiff::SignedDuration = text.parse().map_err(|_| expected())?;
+    parsed.try_into().map_err(|_| expected())
+}
+
+/// `50Mi`, `1048576`: bytes.
+fn size(text: &str) -> Result<u64, String> {
+    let amount: crate::function::Memory =
+        text.parse().map_err(|_| format!("{text:?} is no amount of bytes (for example 512Ki or 50Mi)"))?;
+    Ok(amount.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    fn config(flags: &[&str]) -> Result<Config, String> {
+        let command =
+            Command::try_parse_from([&["serve"], flags].concat()).map_err(|error| error.to_string())?;
+        command.arguments.check("/data".into()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_defaults_make_sense() {
+        let config = config(&[]).unwrap();
+        assert_eq!(config.listen, ["127.0.0.1:8080".parse().unwrap()]);
+        assert_eq!((config.source.zipped, config.max_request_body), (50 << 20, 6 << 20));
+        assert_eq!(config.start_timeout, Duration::from_secs(120));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_its_flag() {
+        for (flags, named) in [
+            (&["--listen", "a:b"][..], "--listen"),
+            (&["--listen", "127.0.0.1:80,127.0.0.1:80"], "127.0.0.1:80"),
+            (&["--namespace", "a/b"], "--namespace"),
+            (&["--namespace", ""], "--namespace"),
+            (&["--dns", "127.0.0.53"], "--dns"),
+            (&["--start-timeout", "0s"], "--start-timeout"),
+            (&["--drain", "soon"], "--drain"),
+            (&["--max-source", "0"], "--max-source"),
+            (&["--max-source", "many"], "--max-source"),
+        ] {
+            let error = config(flags).unwrap_err();
+            assert!(error.contains(named), "{flags:?}: {error}");
+        }
+        assert!(config(&["--listen", "127.0.0.1:0,127.0.0.1:0"]).is_ok(), "two free ports are two ports");
+    }
+}

@@ -1,1 +1,241 @@
-//! `fnbuild serve`: assembles the rooms and stops them in order.
+//! `fnbuild serve`: opens what a [`Config`] names, joins the rooms, and stops them in order.
+//!
+//! Everything that can fail at the start fails before a listener is announced, as one error with its next step. A
+//! registry that is away is no such thing: what was pulled before can be served without it.
+
+mod images;
+mod router;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{About, Api, Changes};
+use crate::config::{Config, DataFolder, DataFolderError};
+use crate::function::FunctionRecord;
+use crate::gateway::{Gateway, Limits, listen};
+use crate::publish::Published;
+use crate::registry::{self, Access, Registry};
+use crate::replica::{self, FolderId, NetworkSettings, ReplicaConfig, Replicas, ScaleSettings, WallSettings};
+use crate::store::{FunctionStore, SledStore, StoreError};
+use images::RegistryImages;
+use router::Router;
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Folder(#[from] DataFolderError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("cannot start looking after containers")]
+    Replicas(#[from] replica::Error),
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+    #[error("cannot listen on {address}")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot {step}")]
+    System {
+        step: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl ServeError {
+    /// The next step.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Folder(error) => error.hint(),
+            Self::Store(error) => error.hint(),
+            Self::Replicas(error) => error.hint(),
+            Self::Registry(error) => error.hint(),
+            Self::Listen { source, .. } => match source.kind() {
+                std::io::ErrorKind::AddrInUse => Some(
+                    "something listens there already: stop it, or name another address with --listen".into(),
+                ),
+                std::io::ErrorKind::PermissionDenied => Some("ports below 1024 need root".into()),
+                _ => None,
+            },
+            Self::System { .. } => None,
+        }
+    }
+}
+
+/// A server whose parts are all up and whose listeners are open.
+pub struct Server {
+    config: Config,
+    listeners: Vec<(TcpListener, SocketAddr)>,
+    api: Arc<Api>,
+    router: Arc<Router>,
+    replicas: Arc<Replicas>,
+    /// Given back last.
+    _folder: DataFolder,
+}
+
+impl Server {
+    /// Opens everything. `program` is fnbuild itself, as containerd is to start it for the logs.
+    pub async fn start(config: Config, program: PathBuf) -> Result<Self, ServeError> {
+        let folder = DataFolder::open(&config.data_dir)?;
+        let store = open_store(&folder)?;
+        let id = FolderId::of(folder.path())?;
+        folder.mark_used()?;
+        let listeners = bind(&config.listen).await?;
+        let registry = Arc::new(registry_of(&config)?);
+        let records = all_records(&store).await?;
+        let store: Arc<dyn FunctionStore> = Arc::new(store);
+        let replicas =
+            Replicas::start(replica_config(&config, id.clone(), &registry, program), records).await?;
+        let published = Published::new(registry);
+        let uploads = config.data_dir.join("uploads");
+        empty_folder(&uploads)
+            .map_err(|source| ServeError::System { step: "make the folder for uploads", source })?;
+        let api = Arc::new(Api {
+            changes: Changes::new(Arc::clone(&store), published.clone(), Arc::clone(&replicas)),
+            store,
+            replicas: Arc::clone(&replicas),
+            published,
+            about: About {
+                url: url(&listeners),
+                id: id.to_string(),
+                namespace: config.namespace.clone(),
+                uploads,
+                max_source: config.source.zipped,
+            },
+            stopping: AtomicBool::new(false),
+        });
+        let limits = Limits {
+            request_body: config.max_request_body,
+            response_body: config.max_response_body,
+            start_timeout: config.start_timeout,
+            idle_timeout: config.idle_timeout,
+        };
+        let gateway = Gateway::new(Arc::clone(&replicas), limits);
+        let router = Arc::new(Router::new(gateway, Arc::clone(&api)));
+        Ok(Self { config, listeners, api, router, replicas, _folder: folder })
+    }
+
+    /// Where it listens, ports that were free to choose included.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().map(|(_, address)| *address).collect()
+    }
+
+    /// Why it cannot serve everything yet, if so.
+    pub async fn problems(&self) -> Vec<String> {
+        self.api.problems().await
+    }
+
+    /// Serves until `shutdown` is done; then says so at `/readyz`, finishes the calls in flight, and leaves the
+    /// replicas to the next server.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let stop = CancellationToken::new();
+        let api = Arc::clone(&self.api);
+        // What an earlier server left undone; it needs the registry, and nothing waits for it.
+        let repair = tokio::spawn(async move {
+            if let Err(error) = api.changes.repair_tags().await {
+                tracing::warn!(%error, "the tags could not be repaired");
+            }
+        });
+        let serving: Vec<_> = self
+            .listeners
+            .into_iter()
+            .map(|(listener, address)| {
+                let service = router::service(Arc::clone(&self.router), address);
+                let stopped = stop.clone().cancelled_owned();
+                tokio::spawn(listen(listener, Arc::new(service), stopped, self.config.drain))
+            })
+            .collect();
+        shutdown.await;
+        self.api.stopping.store(true, Ordering::Relaxed);
+        stop.cancel();
+        for ended in futures_util::future::join_all(serving).await {
+            if !ended.unwrap_or(false) {
+                tracing::warn!("calls were cut off: they took longer than --drain");
+            }
+        }
+        repair.abort();
+        self.replicas.stop().await;
+    }
+}
+
+/// Opened where it is; made only in a folder that no server has used.
+fn open_store(folder: &DataFolder) -> Result<SledStore, StoreError> {
+    let records = folder.path().join("records");
+    if folder.is_fresh() && !records.exists() {
+        SledStore::create(&records)?;
+    }
+    SledStore::open(&records)
+}
+
+async fn all_records(store: &SledStore) -> Result<Vec<FunctionRecord>, StoreError> {
+    let page = store.list(None, usize::MAX).await?;
+    Ok(page.records.into_iter().map(|stored| stored.record).collect())
+}
+
+async fn bind(addresses: &[SocketAddr]) -> Result<Vec<(TcpListener, SocketAddr)>, ServeError> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let failed = |source| ServeError::Listen { address: *address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let bound = listener.local_addr().map_err(failed)?;
+        listeners.push((listener, bound));
+    }
+    Ok(listeners)
+}
+
+/// Where people find the trigger: at the first listener.
+fn url(listeners: &[(TcpListener, SocketAddr)]) -> String {
+    listeners.first().map(|(_, address)| format!("http://{address}")).unwrap_or_default()
+}
+
+fn registry_of(config: &Config) -> Result<Registry, registry::Error> {
+    let crate::config::RegistryConfig { host, plain_http, insecure, ca } = config.registry.clone();
+    Registry::new(&host, Access { plain_http, insecure, ca, ..Access::default() })
+}
+
+fn replica_config(
+    config: &Config,
+    folder: FolderId,
+    registry: &Arc<Registry>,
+    program: PathBuf,
+) -> ReplicaConfig {
+    let network = config.network.clone();
+    ReplicaConfig {
+        socket: config.containerd.clone(),
+        namespace: config.namespace.clone(),
+        data_dir: config.data_dir.clone(),
+        folder,
+        images: Arc::new(RegistryImages::new(Arc::clone(registry))),
+        program,
+        network: NetworkSettings {
+            subnet: network.subnet,
+            plugins: network.plugins,
+            egress: network.egress,
+            dns: network.dns,
+        },
+        scale: ScaleSettings {
+            queue: config.queue,
+            start_timeout: config.start_timeout,
+            idle: config.idle_time,
+            ..ScaleSettings::default()
+        },
+        walls: WallSettings { uid_base: config.uid_base, ..WallSettings::default() },
+    }
+}
+
+/// Uploads of a server that was killed are of no use to the next.
+fn empty_folder(folder: &std::path::Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    std::fs::create_dir_all(folder)
+}

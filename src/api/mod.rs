@@ -2,8 +2,85 @@
 //! about images or containers.
 
 mod answers;
+mod change;
+mod error;
+mod exec;
+mod functions;
+mod guard;
+mod health;
+mod logs;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post};
+
+use crate::publish::Published;
+use crate::replica::Replicas;
+use crate::store::FunctionStore;
 
 pub use answers::{
     Deleted, Described, Functions, LogLine, Problem, Pushed, ReplicaState, Scale, Selected, Status, Summary,
     Versions,
 };
+pub use change::Changes;
+pub use error::ApiError;
+pub use exec::{Channel, EXEC_PROTOCOL, Frame, read_frame, write_frame};
+pub use guard::is_foreign;
+
+/// No JSON that the API takes is longer.
+const LARGEST_JSON: usize = 1 << 20;
+
+/// What the API answers from.
+pub struct Api {
+    pub changes: Changes,
+    pub store: Arc<dyn FunctionStore>,
+    pub replicas: Arc<Replicas>,
+    pub published: Published,
+    pub about: About,
+    /// Set when the server begins to stop.
+    pub stopping: AtomicBool,
+}
+
+/// What the API tells of the server.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// `http://HOST:PORT` of the trigger.
+    pub url: String,
+    /// The data folder's.
+    pub id: String,
+    pub namespace: String,
+    /// Where uploads are kept while they are built.
+    pub uploads: PathBuf,
+    /// In bytes.
+    pub max_source: u64,
+}
+
+/// The management paths.
+pub fn management(api: Arc<Api>) -> Router {
+    Router::new()
+        .route("/v1/status", get(health::status))
+        .route("/v1/functions", get(functions::list))
+        .route("/v1/functions/{name}", get(functions::describe).delete(functions::delete))
+        .route("/v1/functions/{name}/versions", get(functions::versions).post(functions::push))
+        .route("/v1/functions/{name}/rollback", post(functions::roll_back))
+        .route("/v1/functions/{name}/config", post(functions::configure))
+        .route("/v1/functions/{name}/scale", post(functions::scale))
+        .route("/v1/functions/{name}/logs", get(logs::logs))
+        .route("/v1/functions/{name}/exec", post(exec::exec))
+        .fallback(functions::nothing)
+        .layer(DefaultBodyLimit::max(LARGEST_JSON))
+        .with_state(api)
+}
+
+/// The pages that say whether the server lives and whether it can serve; harmless on any listener.
+pub fn health(api: Arc<Api>) -> Router {
+    Router::new()
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .fallback(functions::nothing)
+        .with_state(api)
+}

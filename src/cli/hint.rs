@@ -22,6 +22,7 @@ fn from(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         crate::registry::Error,
         crate::registry_server::ServerError,
         crate::store::StoreError,
-        super::server::ServerError
+        super::server::ServerError,
+        crate::serve::ServeError
     )
 }

@@ -9,14 +9,17 @@ mod completions;
 mod config;
 mod delete;
 mod describe;
+mod exec;
 mod hint;
 mod invoke;
 mod list;
 mod log_writer;
+mod logs;
 mod output;
 mod registry;
 mod rollback;
 mod scale;
+mod serve;
 mod server;
 mod settings;
 mod status;
@@ -81,14 +84,17 @@ enum Verb {
     #[command(visible_alias = "rm")]
     Delete(delete::Arguments),
     Describe(describe::Arguments),
+    Exec(exec::Arguments),
     Invoke(invoke::Arguments),
     #[command(visible_alias = "ls")]
     List(list::Arguments),
     #[command(hide = true)]
     LogWriter(log_writer::Arguments),
     Registry(registry::Arguments),
+    Logs(logs::Arguments),
     Rollback(rollback::Arguments),
     Scale(scale::Arguments),
+    Serve(Box<serve::Arguments>),
     Status(status::Arguments),
     Versions(versions::Arguments),
 }
@@ -109,6 +115,8 @@ pub enum Outcome {
     Partial,
     /// The function itself answered with an error.
     FunctionError,
+    /// What a command in a container ended with.
+    Code(u8),
 }
 
 /// Parses the process's arguments, runs the verb, prints its error, and gives the exit code.
@@ -119,6 +127,7 @@ pub fn main() -> ExitCode {
         Ok(Outcome::Success) => ExitCode::SUCCESS,
         Ok(Outcome::Partial) => ExitCode::FAILURE,
         Ok(Outcome::FunctionError) => ExitCode::from(3),
+        Ok(Outcome::Code(code)) => ExitCode::from(code),
         Err(error) => {
             printer.error(&error, hint::of(&error).as_deref());
             ExitCode::FAILURE
@@ -135,11 +144,14 @@ fn run(verb: Verb, common: &Common, printer: &Printer) -> anyhow::Result<Outcome
         Verb::Config(arguments) => config::run(&arguments, printer),
         Verb::Delete(arguments) => delete::run(&arguments, printer),
         Verb::Describe(arguments) => describe::run(&arguments, printer),
+        Verb::Exec(arguments) => exec::run(&arguments, printer),
         Verb::Invoke(arguments) => invoke::run(&arguments, printer),
         Verb::List(arguments) => list::run(&arguments, printer),
         Verb::Registry(arguments) => registry::run(&arguments, common, printer),
+        Verb::Logs(arguments) => logs::run(&arguments, printer),
         Verb::Rollback(arguments) => rollback::run(&arguments, printer),
         Verb::Scale(arguments) => scale::run(&arguments, printer),
+        Verb::Serve(arguments) => serve::run(*arguments, common, printer),
         Verb::Status(arguments) => status::run(&arguments, printer),
         Verb::Versions(arguments) => versions::run(&arguments, printer),
     }

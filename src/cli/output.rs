@@ -31,6 +31,11 @@ impl Printer {
         }
     }
 
+    /// A piece of a command's own errors as it is.
+    pub fn error_bytes(&self, bytes: &[u8]) -> std::io::Result<()> {
+        std::io::stderr().lock().write_all(bytes)
+    }
+
     /// Ends the line of what [`Printer::bytes`] wrote, for a person; a pipe gets the bytes and no more.
     pub fn end_line(&self, last: Option<u8>) {
         if last.is_some_and(|byte| byte != b'\n') && std::io::stdout().is_terminal() {

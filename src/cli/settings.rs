@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+pub use crate::config::duration as parse_duration;
 use crate::function::{Memory, SettingsPatch, parse_cpu};
 
 /// Changes to the settings of the version before; what is not given stays.
@@ -59,11 +60,4 @@ fn variable(text: &str) -> anyhow::Result<(String, Option<String>)> {
         (None, Some(key)) => Ok((key.into(), None)),
         (None, None) => anyhow::bail!("{text:?} is neither KEY=VALUE nor KEY-"),
     }
-}
-
-/// `30s`, `1m30s`, `500ms`.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let expected = || format!("{text:?} is no length of time (for example 500ms, 30s or 5m)");
-    let parsed: jiff::SignedDuration = text.parse().map_err(|_| expected())?;
-    parsed.try_into().map_err(|_| expected())
 }

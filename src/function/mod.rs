@@ -4,6 +4,7 @@ mod entry;
 mod name;
 mod patch;
 mod record;
+mod request;
 mod settings;
 mod target;
 
@@ -11,5 +12,6 @@ pub use entry::{EntryPoint, InvalidEntryPoint};
 pub use name::{FunctionName, InvalidName};
 pub use patch::{SettingsPatch, parse_cpu};
 pub use record::{FORMAT, FunctionRecord, NewVersion, Version, VersionNumber};
+pub use request::VersionRequest;
 pub use settings::{InvalidSetting, Memory, Settings};
 pub use target::Target;

@@ -13,6 +13,7 @@ mod headers;
 mod listen;
 mod pool;
 mod proxy;
+mod replicas;
 mod route;
 mod upgrade;
 

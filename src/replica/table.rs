@@ -374,6 +374,11 @@ impl Replicas {
         Ok(self.starter.containerd.exec(&found.id, request, folder).await?)
     }
 
+    /// Whether containerd answers: for readiness.
+    pub async fn check(&self) -> Result<(), Error> {
+        Ok(self.starter.containerd.version().await.map(drop)?)
+    }
+
     /// Ends the looking after. Replicas live on and are adopted by the next server.
     pub async fn stop(&self) {
         self.stopping.cancel();

@@ -1,0 +1,64 @@
+//! Whether the server lives, whether it can serve, and why not.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+
+use super::error::chain;
+use super::{Api, Status};
+
+/// What takes longer to say that it is well is not.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+pub async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+pub async fn readyz(State(api): State<Arc<Api>>) -> Response {
+    let problems = api.problems().await;
+    if problems.is_empty() {
+        return "ok\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, problems.join("\n") + "\n").into_response()
+}
+
+pub async fn status(State(api): State<Arc<Api>>) -> Json<Status> {
+    let problems = api.problems().await;
+    Json(Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        id: api.about.id.clone(),
+        registry: api.published.host().into(),
+        namespace: api.about.namespace.clone(),
+        ready: problems.is_empty(),
+        problems,
+    })
+}
+
+impl Api {
+    /// Everything that keeps the server from serving; all of it is asked at once.
+    pub async fn problems(&self) -> Vec<String> {
+        let (store, registry, containerd) = tokio::join!(
+            well("the record store", self.store.check()),
+            well("the registry", self.published.check()),
+            well("containerd", self.replicas.check()),
+        );
+        let stopping = self.stopping.load(Ordering::Relaxed).then(|| "the server is stopping".to_string());
+        [stopping, store, registry, containerd].into_iter().flatten().collect()
+    }
+}
+
+async fn well<E: std::error::Error + 'static>(
+    what: &str,
+    check: impl Future<Output = Result<(), E>>,
+) -> Option<String> {
+    match tokio::time::timeout(PATIENCE, check).await {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(format!("{what} is not well: {}", chain(&error))),
+        Err(_) => Some(format!("{what} did not answer within {} s", PATIENCE.as_secs())),
+    }
+}

@@ -1,0 +1,71 @@
+//! `fnbuild logs NAME`: what a function printed.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use http::Method;
+use http_body_util::BodyExt;
+
+use crate::api::LogLine;
+use crate::function::FunctionName;
+
+use super::server::{Server, ServerArguments, block_on, whole};
+use super::settings::parse_duration;
+use super::{Outcome, OutputFormat, Printer};
+
+/// Show what a function printed
+#[derive(clap::Args)]
+pub struct Arguments {
+    name: FunctionName,
+    /// Go on with what is printed from here on
+    #[arg(short, long)]
+    follow: bool,
+    /// Only what is younger (5m, 1h)
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    since: Option<Duration>,
+    /// At most this many lines of those that are there
+    #[arg(long, value_name = "N")]
+    tail: Option<usize>,
+    #[command(flatten)]
+    server: ServerArguments,
+    #[arg(short, long, value_enum, default_value_t)]
+    output: OutputFormat,
+}
+
+pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
+    let server = Server::new(&arguments.server)?;
+    let mut path = format!("/v1/functions/{}/logs?follow={}", arguments.name, arguments.follow);
+    if let Some(tail) = arguments.tail {
+        path += &format!("&tail={tail}");
+    }
+    if let Some(since) = arguments.since {
+        path += &format!("&since={}", since.as_secs_f64());
+    }
+    block_on(async {
+        let response = server.send_ok(server.request(Method::GET, &path).body(whole(""))?).await?;
+        let mut body = response.into_body();
+        let mut rest = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(bytes) = frame.context("the logs broke off")?.into_data() else { continue };
+            rest.extend_from_slice(&bytes);
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                show(&line, arguments.output, printer)?;
+            }
+        }
+        Ok(Outcome::Success)
+    })
+}
+
+fn show(line: &[u8], output: OutputFormat, printer: &Printer) -> anyhow::Result<()> {
+    match output {
+        OutputFormat::Json => printer.data(String::from_utf8_lossy(line).trim_end()),
+        OutputFormat::Text => {
+            let line: LogLine =
+                serde_json::from_slice(line).context("what the server sent is no log line")?;
+            let LogLine { time, version, replica, stream, text } = line;
+            printer.data(format!("{time} v{version} {replica} {stream}: {text}"));
+        }
+    }
+    Ok(())
+}

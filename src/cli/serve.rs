@@ -1,0 +1,43 @@
+//! `fnbuild serve`: the server.
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config;
+use crate::serve::Server;
+
+use super::{Common, Outcome, Printer};
+
+/// Run the server: records, replicas, the trigger and the management API
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    config: config::Arguments,
+}
+
+pub fn run(arguments: Arguments, common: &Common, printer: &Printer) -> anyhow::Result<Outcome> {
+    let config = arguments.config.check(common.data_dir()?)?;
+    let program = std::env::current_exe().context("cannot find out what program this is")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let server = Server::start(config, program).await?;
+        for problem in server.problems().await {
+            printer.warning(problem);
+        }
+        for address in server.addresses() {
+            printer.status(format!("listening on http://{address}"));
+        }
+        server
+            .run(async {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                printer.status("stopping: calls in flight finish first");
+            })
+            .await;
+        Ok(Outcome::Success)
+    })
+}

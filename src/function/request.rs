@@ -1,0 +1,30 @@
+//! What a push tells the server: an image that is in the registry, and what changes in the settings.
+
+use serde::{Deserialize, Serialize};
+
+use super::{EntryPoint, NewVersion, Settings, SettingsPatch};
+use crate::oci::{Digest, Repository};
+
+/// The body of `POST /v1/functions/NAME/versions`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct VersionRequest {
+    pub repository: Repository,
+    pub digest: Digest,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Digest>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Digest>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<EntryPoint>,
+    #[serde(default)]
+    pub settings: SettingsPatch,
+}
+
+impl VersionRequest {
+    /// The version that it asks for, with the settings that the patch came to.
+    pub fn with_settings(&self, settings: Settings) -> NewVersion {
+        let Self { repository, digest, source, base, entry, .. } = self.clone();
+        NewVersion { repository, digest, source, base, entry, settings, author: None }
+    }
+}

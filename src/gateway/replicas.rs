@@ -1,0 +1,75 @@
+//! The trigger's replicas are containers: [`crate::replica`].
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Lease, Replicas, Unavailable, Whose};
+use crate::function::Target;
+use crate::replica::{self, Error};
+
+/// How soon a call that found the queue full may well find room.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The right to one call at a container.
+pub struct ContainerLease {
+    lease: replica::Lease,
+    replicas: Arc<replica::Replicas>,
+}
+
+impl Replicas for Arc<replica::Replicas> {
+    type Lease = ContainerLease;
+
+    async fn acquire(&self, target: &Target, deadline: Instant) -> Result<ContainerLease, Unavailable> {
+        let replicas: &Arc<replica::Replicas> = self;
+        match replica::Replicas::acquire(replicas, &target.name, target.version, deadline).await {
+            Ok(lease) => Ok(ContainerLease { lease, replicas: Arc::clone(replicas) }),
+            Err(error) => Err(unavailable(&error)),
+        }
+    }
+}
+
+fn unavailable(error: &Error) -> Unavailable {
+    match error {
+        Error::UnknownFunction { .. } | Error::Removed { .. } => Unavailable::NoFunction,
+        Error::UnknownVersion { .. } => Unavailable::NoVersion,
+        Error::QueueFull { .. } => Unavailable::Full { retry_after: RETRY_AFTER },
+        Error::TooSlow { .. } => Unavailable::TooLate,
+        Error::CannotStart { source, .. } => {
+            let whose = match **source {
+                Error::Died { .. } | Error::NotListening { .. } | Error::NoCommand { .. } => Whose::Function,
+                _ => Whose::Platform,
+            };
+            Unavailable::CannotStart { whose, reason: chain(&**source) }
+        }
+        other => Unavailable::CannotStart { whose: Whose::Platform, reason: chain(other) },
+    }
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+impl Lease for ContainerLease {
+    fn replica(&self) -> &str {
+        &self.lease.replica().id
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.lease.replica().address
+    }
+
+    fn timeout(&self) -> Duration {
+        Duration::from_millis(self.lease.version().image.settings.timeout_ms)
+    }
+
+    fn cold(&self) -> bool {
+        self.lease.cold().is_some()
+    }
+
+    fn failed(&self) {
+        self.replicas.report_dead(self.lease.replica());
+    }
+}

@@ -1,0 +1,113 @@
+//! What is in the registry already: its tags, repaired from the record, and the deletion of what nobody uses.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::function::{FunctionRecord, VersionNumber};
+use crate::oci::{Digest, Repository, Tag};
+use crate::registry::{self, Registry};
+
+/// The images of recorded functions, as a registry holds them.
+#[derive(Clone)]
+pub struct Published {
+    registry: Arc<Registry>,
+}
+
+impl Published {
+    pub fn new(registry: Arc<Registry>) -> Self {
+        Self { registry }
+    }
+
+    /// `HOST[:PORT]`.
+    pub fn host(&self) -> &str {
+        self.registry.host()
+    }
+
+    /// Whether the registry answers and takes our credentials.
+    pub async fn check(&self) -> Result<(), registry::Error> {
+        self.registry.check().await
+    }
+
+    /// Whether an image is there: a version must not be recorded without one.
+    pub async fn contains(&self, repository: &Repository, digest: &Digest) -> Result<bool, registry::Error> {
+        Ok(self.registry.head_manifest(repository, digest).await?.is_some())
+    }
+
+    /// Lets `:N` and `:latest` say what the record says. Tags are for people, so one that is right already costs a
+    /// question and nothing more.
+    pub async fn tag(&self, record: &FunctionRecord, number: VersionNumber) -> Result<(), registry::Error> {
+        let Some(version) = record.version(number) else { return Ok(()) };
+        let (repository, digest) = (&version.image.repository, &version.image.digest);
+        let mut tags = vec![number.to_string()];
+        if number == record.current {
+            tags.push("latest".into());
+        }
+        let mut manifest = None;
+        for tag in tags.iter().filter_map(|tag| tag.parse::<Tag>().ok()) {
+            let present = self.registry.head_manifest(repository, &tag).await?;
+            if present.is_some_and(|present| present.digest == *digest) {
+                continue;
+            }
+            let manifest = match &manifest {
+                Some(manifest) => manifest,
+                None => manifest.insert(self.registry.pull_manifest(repository, digest).await?),
+            };
+            let media_type = &manifest.descriptor.media_type;
+            self.registry.push_manifest(repository, &tag, media_type, manifest.bytes.clone()).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the images of a function's versions, except those that a record in `others` or somebody's own tag
+    /// still stands for. Gives a line for each that stays.
+    pub async fn delete(&self, record: &FunctionRecord, others: &[FunctionRecord]) -> Vec<String> {
+        let image = |version: &crate::function::Version| {
+            (version.image.repository.clone(), version.image.digest.clone())
+        };
+        let used: BTreeSet<_> = others.iter().flat_map(|other| other.versions.iter().map(image)).collect();
+        let ours: BTreeSet<_> = record.versions.iter().map(image).collect();
+        let mut kept = Vec::new();
+        for (repository, digest) in &ours {
+            let stays =
+                |why: &str| format!("{}/{repository}@{digest} stays in the registry: {why}", self.host());
+            if used.contains(&(repository.clone(), digest.clone())) {
+                kept.push(stays("another function uses it"));
+                continue;
+            }
+            match self.foreign_tag(repository, digest).await {
+                Ok(None) => {}
+                Ok(Some(tag)) => {
+                    kept.push(stays(&format!("the tag {tag} stands for it", tag = tag.as_str())));
+                    continue;
+                }
+                Err(error) => {
+                    kept.push(stays(&error.to_string()));
+                    continue;
+                }
+            }
+            if let Err(error) = self.registry.delete_manifest(repository, digest).await {
+                kept.push(stays(&error.to_string()));
+            }
+        }
+        kept
+    }
+
+    /// A tag that fnbuild did not write and that stands for this image.
+    async fn foreign_tag(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Option<Tag>, registry::Error> {
+        for tag in self.registry.tags(repository).await? {
+            let own = tag.as_str() == "latest" || tag.as_str().bytes().all(|b| b.is_ascii_digit());
+            if own {
+                continue;
+            }
+            let stands_for = self.registry.head_manifest(repository, &tag).await?;
+            if stands_for.is_some_and(|found| found.digest == *digest) {
+                return Ok(Some(tag));
+            }
+        }
+        Ok(None)
+    }
+}

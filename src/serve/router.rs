@@ -1,0 +1,108 @@
+//! Which requests are calls, which are management, and which listener answers which.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tower::ServiceExt;
+
+use crate::api::{self, Api};
+use crate::gateway::{self, AnswerBody, Connection, Gateway, is_trigger};
+use crate::replica::Replicas;
+
+type CallBody = AnswerBody<<Arc<Replicas> as gateway::Replicas>::Lease>;
+
+/// The trigger, the management API and the health pages, side by side.
+pub struct Router {
+    gateway: Gateway<Arc<Replicas>>,
+    management: axum::Router,
+    health: axum::Router,
+}
+
+impl Router {
+    pub fn new(gateway: Gateway<Arc<Replicas>>, api: Arc<Api>) -> Self {
+        Self { gateway, management: api::management(Arc::clone(&api)), health: api::health(api) }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, from: Connection, manages: bool) -> Response<Answer> {
+        let path = request.uri().path();
+        if is_trigger(path) {
+            return self.gateway.call(request, from.peer.ip()).await.map(Answer::Call);
+        }
+        let management = manages && !matches!(path, "/healthz" | "/readyz");
+        if management && api::is_foreign(request.headers()) {
+            return refusal().map(Answer::Page);
+        }
+        let router = if management { &self.management } else { &self.health };
+        match router.clone().oneshot(request).await {
+            Ok(response) => response.map(Answer::Page),
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// What a listener does with a request. Only one that is bound to loopback manages: whoever listens beyond it means
+/// the functions to be called, not to be replaced.
+pub fn service(
+    router: Arc<Router>,
+    bound: SocketAddr,
+) -> impl Fn(Request<Incoming>, Connection) -> Pin<Box<dyn Future<Output = Response<Answer>> + Send>> {
+    let manages = bound.ip().is_loopback();
+    move |request, from| {
+        let router = Arc::clone(&router);
+        Box::pin(async move { router.answer(request, from, manages).await })
+    }
+}
+
+fn refusal() -> Response<axum::body::Body> {
+    use axum::response::IntoResponse;
+    let problem = api::Problem {
+        error_type: "ForeignRequest".into(),
+        error_message: "management paths are for this machine: the request's Host or Origin is another"
+            .into(),
+        request_id: String::new(),
+        hint: None,
+    };
+    (StatusCode::FORBIDDEN, [("x-fnbuild-error", "platform")], axum::Json(problem)).into_response()
+}
+
+/// A body from either side.
+pub enum Answer {
+    Call(CallBody),
+    Page(axum::body::Body),
+}
+
+/// Why an answer broke off.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct Broken(Box<dyn std::error::Error + Send + Sync>);
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match self.get_mut() {
+            Self::Call(body) => Pin::new(body).poll_frame(cx).map_err(|error| Broken(error.into())),
+            Self::Page(body) => Pin::new(body).poll_frame(cx).map_err(|error| Broken(error.into())),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Call(body) => body.is_end_stream(),
+            Self::Page(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Call(body) => body.size_hint(),
+            Self::Page(body) => body.size_hint(),
+        }
+    }
+}
