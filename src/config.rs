@@ -1,4 +1,4 @@
-//! The configuration of `fnbuild serve`: from arguments and environment ([`Arguments`]) to a checked [`Config`].
+//! The configuration of `fnbuild serve`: from arguments and environment ([`ConfigArguments`]) to a checked [`Config`].
 //!
 //! Everything that can be refused without touching a service is refused here; nothing is opened or made.
 
@@ -14,7 +14,7 @@ pub use data_folder::{DataFolder, DataFolderError};
 
 /// What `fnbuild serve` can be told.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Arguments {
+pub struct ConfigArguments {
     /// Where to listen; may be given more than once. Beyond loopback the trigger alone is answered
     #[arg(
         long,
@@ -153,7 +153,7 @@ pub enum ConfigError {
     LoopbackDns { address: Ipv4Addr },
 }
 
-impl Arguments {
+impl ConfigArguments {
     pub fn check(self, data_dir: PathBuf) -> Result<Config, ConfigError> {
         for (at, address) in self.listen.iter().enumerate() {
             // Port 0 means another port each time.
@@ -233,7 +233,7 @@ mod tests {
     #[derive(Parser)]
     struct Command {
         #[command(flatten)]
-        arguments: Arguments,
+        arguments: ConfigArguments,
     }
 
     fn config(flags: &[&str]) -> Result<Config, String> {

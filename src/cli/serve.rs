@@ -3,7 +3,7 @@
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config;
+use crate::config::ConfigArguments;
 use crate::serve::Server;
 
 use super::{Common, Outcome, Printer};
@@ -12,7 +12,7 @@ use super::{Common, Outcome, Printer};
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
-    config: config::Arguments,
+    config: ConfigArguments,
 }
 
 pub fn run(arguments: Arguments, common: &Common, printer: &Printer) -> anyhow::Result<Outcome> {
