@@ -59,6 +59,7 @@ impl ImageSource for RegistryImages {
             let piece = receiver.recv().await?;
             Some((piece, receiver))
         });
-        Ok(pieces.boxed())
+        // Its readers ask once more after the end.
+        Ok(pieces.fuse().boxed())
     }
 }
