@@ -4,5 +4,6 @@ mod cli;
 mod gateway;
 mod house;
 mod registries;
+mod replica;
 mod store;
 mod support;

@@ -1,0 +1,169 @@
+//! Replicas in the real containerd, each test in a namespace and a data folder of its own.
+
+mod image;
+mod life;
+mod walls;
+
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fnbuild::function::{FunctionName, FunctionRecord, NewVersion, Settings};
+use fnbuild::replica::{FolderId, Lease, ReplicaConfig, Replicas, ScaleSettings};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::run;
+use image::Images;
+
+const SOCKET: &str = "/run/containerd/containerd.sock";
+
+/// Listens, and is process 1's only child.
+const HTTPD: &str = "exec httpd -f -p 8081 -h /www";
+
+/// A data folder with its own containerd namespace, and the images of its functions.
+struct Site {
+    data: tempfile::TempDir,
+    namespace: String,
+    images: Arc<Images>,
+    records: Vec<FunctionRecord>,
+}
+
+impl Site {
+    fn new() -> Self {
+        let data = tempfile::tempdir().unwrap();
+        // Not by the folder's ID, which is looked for everywhere when all is over.
+        let random: u64 = getrandom::u64().unwrap();
+        let namespace = format!("fnbuild-test-{random:016x}");
+        Self { data, namespace, images: Arc::default(), records: Vec::new() }
+    }
+
+    /// Another data folder in the same namespace of containerd.
+    fn beside(other: &Self) -> Self {
+        let mut site = Self::new();
+        site.namespace.clone_from(&other.namespace);
+        site
+    }
+
+    fn id(&self) -> FolderId {
+        FolderId::of(self.data.path()).unwrap()
+    }
+
+    fn with(mut self, name: &str, script: &str, settings: Settings) -> Self {
+        let version = self.images.add(name, script, settings);
+        self.records.push(record(name, version));
+        self
+    }
+
+    fn config(&self) -> ReplicaConfig {
+        ReplicaConfig {
+            socket: SOCKET.into(),
+            namespace: self.namespace.clone(),
+            data_dir: self.data.path().into(),
+            folder: self.id(),
+            images: self.images.clone(),
+            program: env!("CARGO_BIN_EXE_fnbuild").into(),
+            network: Default::default(),
+            scale: ScaleSettings { start_timeout: Duration::from_secs(30), ..Default::default() },
+            walls: Default::default(),
+        }
+    }
+
+    async fn start(&self) -> Arc<Replicas> {
+        Replicas::start(self.config(), self.records.clone()).await.unwrap()
+    }
+
+    /// What of this data folder is on the machine, counted where it is: nothing is asked of fnbuild.
+    fn left(&self) -> Vec<String> {
+        let id = self.id();
+        let mut left = Vec::new();
+        let mut look = |what: &str, text: String, mark: &str| {
+            left.extend(text.lines().filter(|l| l.contains(mark)).map(|l| format!("{what}: {l}")));
+        };
+        for thing in ["containers", "tasks", "snapshots", "leases", "images"] {
+            look(thing, ctr(&self.namespace, &[thing, "ls"]), id.as_str());
+        }
+        look("interface", run(Command::new("ip").args(["-o", "link"])), id.as_str());
+        for table in ["filter", "nat"] {
+            look(table, run(Command::new("iptables").args(["-w", "-t", table, "-S"])), id.as_str());
+        }
+        look("mount", std::fs::read_to_string("/proc/self/mountinfo").unwrap(), id.as_str());
+        for folder in ["/run/netns", "/run/fnbuild/subnets"] {
+            let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            let names: Vec<_> = names.map(|name| name.file_name().into_string().unwrap()).collect();
+            look(folder, names.join("\n"), id.as_str());
+        }
+        left
+    }
+
+    /// Gives everything up, and proves that nothing stays: not even what containerd would need to keep its namespace.
+    async fn close(&self, replicas: Arc<Replicas>) {
+        self.close_folder(replicas).await;
+        // containerd collects what nothing refers to a moment after its last reference has gone.
+        crate::support::wait_until("the namespace to be empty", Duration::from_secs(20), || {
+            let removed = Command::new("ctr").args(["namespaces", "remove", &self.namespace]).output();
+            removed.unwrap().status.success()
+        });
+    }
+
+    async fn close_folder(&self, replicas: Arc<Replicas>) {
+        replicas.remove_all().await.unwrap();
+        assert_eq!(self.left(), Vec::<String>::new());
+        let leases = std::fs::read_dir(self.data.path().join("network/ipam")).into_iter().flatten().flatten();
+        for network in leases {
+            let held = std::fs::read_dir(network.path()).unwrap().flatten();
+            let held: Vec<_> = held.map(|f| f.file_name().into_string().unwrap()).collect();
+            assert!(held.iter().all(|name| name.parse::<std::net::Ipv4Addr>().is_err()), "{held:?}");
+        }
+    }
+}
+
+impl Drop for Site {
+    /// A test that failed cleans up too: a server without records removes all that its folder has.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let config = self.config();
+        let cleaner = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            runtime.block_on(async { Replicas::start(config, Vec::new()).await?.remove_all().await })
+        });
+        if !matches!(cleaner.join(), Ok(Ok(()))) {
+            eprintln!("data folder {} is not cleaned up", self.id());
+        }
+    }
+}
+
+fn ctr(namespace: &str, args: &[&str]) -> String {
+    run(Command::new("ctr").args(["-n", namespace]).args(args))
+}
+
+fn record(name: &str, version: NewVersion) -> FunctionRecord {
+    FunctionRecord::first(name.parse().unwrap(), version, "2026-01-01T00:00:00Z".into())
+}
+
+fn function(name: &str) -> FunctionName {
+    name.parse().unwrap()
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+async fn acquire(replicas: &Arc<Replicas>, name: &str) -> Lease {
+    replicas.acquire(&function(name), None, soon()).await.unwrap()
+}
+
+/// Runs a shell script inside; gives what it printed.
+async fn inside(lease: &Lease, script: &str) -> String {
+    let mut stream = TcpStream::connect(lease.replica().address).await.unwrap();
+    let length = script.len();
+    let request = format!("POST /cgi-bin/run HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{script}");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or(("", &answer));
+    assert!(head.contains(" 200 "), "{answer}");
+    body.trim_end().to_string()
+}
