@@ -70,7 +70,14 @@ impl Error {
 
     /// Whether containerd itself is away, so that the same call may succeed later.
     pub fn is_away(&self) -> bool {
-        matches!(self.code(), Some(Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded))
+        match self {
+            // A status that was made here, not sent by containerd, carries the broken connection as its source.
+            Self::Call { source, .. } | Self::Connect { source, .. } => {
+                matches!(source.code(), Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded)
+                    || std::error::Error::source(&**source).is_some()
+            }
+            _ => false,
+        }
     }
 
     /// Whether containerd does not have what the call was about.

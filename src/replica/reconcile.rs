@@ -141,10 +141,11 @@ impl Replicas {
         for record in self.records() {
             let revisions = self.revisions(&record.name);
             for (at, revision) in revisions.iter().enumerate() {
-                // The first one serves. The others end as soon as their calls have.
+                // The first one serves. The others end soon after their calls have; not at once, because one of them
+                // may be the next to serve.
                 let (idle, least) = match at {
                     0 => (self.scale.idle, revision.version.image.settings.min_scale),
-                    _ => (Duration::ZERO, 0),
+                    _ => (TICK, 0),
                 };
                 for replica in revision.surplus(idle, least) {
                     self.tasks.spawn(self.stop_replica(replica));

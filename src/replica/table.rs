@@ -237,9 +237,9 @@ impl Replicas {
         let asked = Instant::now();
         let Ok(_turn) = self.starts.acquire().await else { return };
         let waited = asked.elapsed();
-        let id = self.starter.new_id(revision);
-        self.owned().insert(id.clone());
+        let mut id = self.starter.new_id(revision);
         let started = loop {
+            self.owned().insert(id.clone());
             let started = tokio::select! {
                 started = self.starter.start(revision, &id) => started,
                 () = self.stopping.cancelled() => Err(Error::Stopping),
@@ -247,6 +247,9 @@ impl Replicas {
             match started {
                 Err(error) if error.is_away() && asked.elapsed() < self.scale.start_timeout => {
                     tokio::time::sleep(AWAY_PAUSE).await;
+                    // What the attempt left could not be removed without containerd either: the reconciler finds it
+                    // under the ID that nobody owns any more.
+                    self.owned().remove(&std::mem::replace(&mut id, self.starter.new_id(revision)));
                 }
                 other => break other,
             }
@@ -316,7 +319,11 @@ impl Replicas {
             if let Err(error) = replicas.starter.end(&replica.id).await {
                 tracing::warn!(replica = %replica.id, error = &error as &dyn std::error::Error, "stopping");
             }
-            let _ = replica.fate(STOP_PATIENCE).await;
+            tokio::select! {
+                _ = replica.fate(STOP_PATIENCE) => {}
+                // Nobody watches any more: the next server removes it.
+                () = replicas.stopping.cancelled() => {}
+            }
         }
     }
 

@@ -7,19 +7,27 @@ use std::time::Duration;
 
 use super::start::Starter;
 use super::{Fate, Replica};
+use crate::containerd::TaskState;
+
+/// The exit status of a process that nobody saw ending: 128 + SIGKILL.
+const KILLED: u32 = 137;
 
 /// Between two attempts while containerd is away.
 const PAUSE: Duration = Duration::from_millis(200);
 
 impl Starter {
-    /// Ends when the replica's process has. Outlives containerd's absence.
+    /// Ends when the replica's process has. Outlives containerd's absence: a wait that breaks proves nothing, only
+    /// what containerd then says of the task does.
     pub async fn ended(&self, replica: &Arc<Replica>) -> Fate {
         let status = loop {
-            match self.containerd.wait_task(&replica.id).await {
-                Ok(exit) => break exit.status,
-                Err(error) if error.is_away() => tokio::time::sleep(PAUSE).await,
+            if let Ok(exit) = self.containerd.wait_task(&replica.id).await {
+                break exit.status;
+            }
+            match self.containerd.task(&replica.id).await {
                 // Its shim was killed, and containerd knows the task no more.
-                Err(_) => break 137,
+                Ok(None) => break KILLED,
+                Ok(Some(task)) if task.state == TaskState::Stopped => break KILLED,
+                Ok(Some(_)) | Err(_) => tokio::time::sleep(PAUSE).await,
             }
         };
         let strain = self.strain(&replica.id);

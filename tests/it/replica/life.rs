@@ -178,3 +178,18 @@ async fn a_command_runs_inside_with_its_own_streams_and_exit_status() {
     assert_eq!(err, "wrong\n");
     site.close(replicas).await;
 }
+
+#[tokio::test]
+async fn a_replica_whose_shim_is_killed_is_replaced_and_leaves_nothing() {
+    let site = Site::new().with("orphan", HTTPD, Settings::default());
+    let replicas = site.start().await;
+    let first = acquire(&replicas, "orphan").await.replica().clone();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", first.pid)).unwrap();
+    let shim = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim), nix::sys::signal::Signal::SIGKILL).unwrap();
+    assert!(first.fate(Duration::from_secs(20)).await.is_some());
+    let next = acquire(&replicas, "orphan").await;
+    assert_eq!(inside(&next, "echo here").await, "here");
+    drop(next);
+    site.close(replicas).await;
+}
