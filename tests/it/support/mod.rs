@@ -1,6 +1,7 @@
 //! What the tests share: running programs, waiting for conditions, servers that end with their test.
 #![allow(dead_code)]
 
+pub mod base;
 pub mod faulty;
 pub mod registry;
 
