@@ -15,6 +15,7 @@ fn from(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         crate::base::BaseError,
         crate::image::ImageError,
         crate::source::SourceError,
+        crate::publish::PublishError,
         crate::replica::Error,
         crate::containerd::Error,
         crate::network::Error,
@@ -22,6 +23,7 @@ fn from(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         crate::registry::Error,
         crate::registry_server::ServerError,
         crate::store::StoreError,
+        super::push::PushedOnly,
         super::server::ServerError,
         crate::serve::ServeError
     )

@@ -14,9 +14,13 @@ mod hint;
 mod invoke;
 mod list;
 mod log_writer;
+mod login;
+mod logout;
 mod logs;
 mod output;
+mod push;
 mod registry;
+mod registry_flags;
 mod rollback;
 mod scale;
 mod serve;
@@ -91,6 +95,9 @@ enum Verb {
     #[command(hide = true)]
     LogWriter(log_writer::Arguments),
     Registry(registry::Arguments),
+    Login(login::Arguments),
+    Logout(logout::Arguments),
+    Push(Box<push::Arguments>),
     Logs(logs::Arguments),
     Rollback(rollback::Arguments),
     Scale(scale::Arguments),
@@ -148,6 +155,9 @@ fn run(verb: Verb, common: &Common, printer: &Printer) -> anyhow::Result<Outcome
         Verb::Invoke(arguments) => invoke::run(&arguments, printer),
         Verb::List(arguments) => list::run(&arguments, printer),
         Verb::Registry(arguments) => registry::run(&arguments, common, printer),
+        Verb::Login(arguments) => login::run(&arguments, printer),
+        Verb::Logout(arguments) => logout::run(&arguments, printer),
+        Verb::Push(arguments) => push::run(&arguments, common, printer),
         Verb::Logs(arguments) => logs::run(&arguments, printer),
         Verb::Rollback(arguments) => rollback::run(&arguments, printer),
         Verb::Scale(arguments) => scale::run(&arguments, printer),

@@ -1,6 +1,166 @@
 //! The one way from a source to a pushed image, for the command line and the server alike.
+//!
+//! Decisions 4 and 5 of the design. What is on the critical path of a changed source: open the two uploads while the
+//! bytes are hashed, send layer and config, put the manifest, look whether the tag holds. Whether the registry has the
+//! base's layers is asked beside the upload, and not at all of a registry that is known to refuse a manifest without
+//! them. What is on the path of an unchanged source: its hash, and one HEAD.
 
+mod base;
+mod cache;
+mod content;
+mod error;
 mod published;
+mod push;
 
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::try_join_all;
+
+pub use base::Arrival;
+pub use content::Meter;
+pub use error::PublishError;
 pub use crate::registry::Error as RegistryError;
 pub use published::Published;
+
+use crate::function::EntryPoint;
+use crate::image::{self, Base, Layout};
+use crate::oci::{Descriptor, Digest, Repository, Tag};
+use crate::registry::Registry;
+use crate::source::{self, Source};
+use cache::{Before, Built, Cache};
+
+/// What is to be published, and where it comes from.
+#[derive(Clone, Debug)]
+pub struct Job {
+    pub source: PathBuf,
+    pub from: source::Options,
+    /// The base's tag in the layout `DATA/bases`.
+    pub base: String,
+    /// `DATA`.
+    pub data: PathBuf,
+    pub repository: Repository,
+    pub options: image::Options,
+    /// None: by digest alone.
+    pub tags: Vec<Tag>,
+}
+
+/// What became of it.
+#[derive(Clone, Debug)]
+pub struct PushedImage {
+    pub digest: Digest,
+    pub source: Digest,
+    pub base: Digest,
+    pub entry: EntryPoint,
+    /// The registry had this very image, under every tag that was asked for.
+    pub unchanged: bool,
+    /// Lowest first; empty where nothing changed.
+    pub layers: Vec<(Descriptor, Arrival)>,
+    /// What took how long, in order. Steps overlap.
+    pub times: Vec<(&'static str, Duration)>,
+}
+
+/// Builds what `job` says and pushes it.
+///
+/// # Errors
+/// When the source is refused (nothing was sent then but empty uploads), or the registry does not take the image.
+pub async fn publish(
+    registry: &Registry,
+    job: &Job,
+    meter: &Arc<Meter>,
+) -> Result<PushedImage, PublishError> {
+    let begun = Instant::now();
+    let cache = Cache::new(&job.data);
+    let (layout, base) = open_base(job)?;
+    if let Some(source) = cache.hashed(&job.source) {
+        let known = Known { registry, job, cache: &cache, base: &base };
+        if let Some(done) = known.unchanged(&source, begun).await? {
+            return Ok(done);
+        }
+    }
+    let before = Before::of(&job.source);
+    let (path, from) = (job.source.clone(), job.from.clone());
+    let source = Arc::new(offload(move || Source::open(&path, &from)).await??);
+    let code = image::code_layer(&source);
+    // Both are one pass over the same bytes: together they take no longer than either.
+    let hashing = {
+        let (source, path, cache) = (source.clone(), job.source.clone(), cache.clone());
+        offload(move || {
+            let digest = source.digest()?.clone();
+            cache.keep_hashed(&path, before, &digest);
+            Ok::<_, PublishError>(digest)
+        })
+    };
+    let describing = {
+        let code = code.clone();
+        tokio::task::spawn_blocking(move || code.descriptor())
+    };
+    let source_digest = hashing.await??;
+    let known = Known { registry, job, cache: &cache, base: &base };
+    if let Some(done) = known.unchanged(&source_digest, begun).await? {
+        return Ok(done);
+    }
+    let hashed = begun.elapsed();
+    let work = push::Push { registry, job, cache: &cache, layout: &layout, base: &base, meter };
+    let mut published = work.run(source, code, describing).await?;
+    published.times.insert(0, ("source", hashed));
+    let built = Built { digest: published.digest.clone(), entry: published.entry.clone() };
+    cache.keep_built(&known.key(&source_digest), &built);
+    published.times.push(("all", begun.elapsed()));
+    Ok(published)
+}
+
+fn open_base(job: &Job) -> Result<(Layout, Base), PublishError> {
+    let layout = Layout::open(job.data.join("bases"))?;
+    let base = Base::open(&layout, &job.base)?;
+    Ok((layout, base))
+}
+
+/// Runs what blocks on a thread made for it.
+async fn offload<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, PublishError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Broken)
+}
+
+/// Asks whether there is anything to do.
+struct Known<'a> {
+    registry: &'a Registry,
+    job: &'a Job,
+    cache: &'a Cache,
+    base: &'a Base,
+}
+
+impl Known<'_> {
+    fn key(&self, source: &Digest) -> String {
+        Cache::key(source, &self.base.descriptor.digest, &self.job.from, &self.job.options)
+    }
+
+    /// The image of this source, if it was built before and the registry still has it as it should.
+    async fn unchanged(&self, source: &Digest, begun: Instant) -> Result<Option<PushedImage>, PublishError> {
+        let Some(Built { digest, entry }) = self.cache.built(&self.key(source)) else { return Ok(None) };
+        let (registry, repository) = (self.registry, &self.job.repository);
+        let found = if self.job.tags.is_empty() {
+            vec![registry.head_manifest(repository, &digest).await.map_err(|source| self.failed(source))?]
+        } else {
+            let heads = self.job.tags.iter().map(|tag| registry.head_manifest(repository, tag));
+            try_join_all(heads).await.map_err(|source| self.failed(source))?
+        };
+        if !found.iter().all(|found| found.as_ref().is_some_and(|found| found.digest == digest)) {
+            return Ok(None);
+        }
+        Ok(Some(PushedImage {
+            digest,
+            source: source.clone(),
+            base: self.base.descriptor.digest.clone(),
+            entry,
+            unchanged: true,
+            layers: Vec::new(),
+            times: vec![("all", begun.elapsed())],
+        }))
+    }
+
+    fn failed(&self, source: crate::registry::Error) -> PublishError {
+        let to = format!("{}/{}", self.registry.host(), self.job.repository);
+        PublishError::Push { what: "the image".into(), to, source: source.into() }
+    }
+}

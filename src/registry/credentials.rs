@@ -35,6 +35,10 @@ fn key(registry: &str) -> &str {
 
 /// What docker's configuration holds for a registry. Runs a credential helper where one is configured.
 pub(super) async fn find(registry: &str) -> Result<Option<Login>, Error> {
+    // The crate does not tell a file that is not there from one that cannot be read.
+    if config_file().is_none_or(|file| !file.exists()) {
+        return Ok(None);
+    }
     let name = key(registry).to_string();
     let found = tokio::task::spawn_blocking(move || docker_credential::get_credential(&name)).await;
     let fail = |problem| Error::Credentials { registry: registry.into(), problem };

@@ -4,6 +4,7 @@ mod base;
 mod cli;
 mod gateway;
 mod house;
+mod push;
 mod registries;
 mod replica;
 mod store;

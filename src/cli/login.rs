@@ -1,0 +1,71 @@
+//! `fnbuild login HOST`: keep credentials where docker keeps them, after the registry has taken them.
+
+use std::io::{IsTerminal, Read};
+
+use anyhow::Context;
+
+use crate::registry::{Login, Registry, Secret, credentials};
+
+use super::registry_flags::AccessArguments;
+use super::server::block_on;
+use super::{Outcome, Printer};
+
+/// Longer input is no password.
+const LONGEST: u64 = 64 << 10;
+
+/// Log in to a registry
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The registry
+    #[arg(env = "FNBUILD_REGISTRY", default_value = "localhost:5000", value_name = "HOST[:PORT]")]
+    registry: String,
+    #[arg(short, long)]
+    username: Option<String>,
+    /// Read the password from standard input
+    #[arg(long)]
+    password_stdin: bool,
+    #[command(flatten)]
+    access: AccessArguments,
+}
+
+pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
+    let user = match &arguments.username {
+        Some(user) => user.clone(),
+        None if arguments.password_stdin => anyhow::bail!("--password-stdin needs --username"),
+        None => ask_user()?,
+    };
+    let password = if arguments.password_stdin { from_stdin()? } else { ask_password()? };
+    if user.is_empty() || user.contains(':') || password.is_empty() {
+        anyhow::bail!("a user name without a colon and a password are needed");
+    }
+    let login = Login::Password { user: user.clone(), password: password.clone() };
+    let registry = Registry::with_login(&arguments.registry, arguments.access.access(), login)?;
+    block_on(async { Ok(registry.check().await?) })?;
+    let file = credentials::config_file().context("neither DOCKER_CONFIG nor HOME is set")?;
+    credentials::store(&file, &arguments.registry, &user, &password)?;
+    printer.status(format!("logged in to {} as {user}", arguments.registry));
+    Ok(Outcome::Success)
+}
+
+fn ask_user() -> anyhow::Result<String> {
+    if !std::io::stdin().is_terminal() {
+        anyhow::bail!("give --username and --password-stdin: there is no terminal to ask on");
+    }
+    eprint!("Username: ");
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line)?;
+    Ok(line.trim().into())
+}
+
+fn ask_password() -> anyhow::Result<Secret> {
+    if !std::io::stdin().is_terminal() {
+        anyhow::bail!("give --password-stdin: there is no terminal to ask on");
+    }
+    Ok(Secret::new(rpassword::prompt_password("Password: ")?))
+}
+
+fn from_stdin() -> anyhow::Result<Secret> {
+    let mut text = String::new();
+    std::io::stdin().take(LONGEST).read_to_string(&mut text)?;
+    Ok(Secret::new(text.trim_end_matches(['\r', '\n'])))
+}

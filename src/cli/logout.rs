@@ -1,0 +1,23 @@
+//! `fnbuild logout HOST`: forget a registry's credentials.
+
+use anyhow::Context;
+
+use crate::registry::credentials;
+
+use super::{Outcome, Printer};
+
+/// Forget the credentials of a registry
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The registry
+    #[arg(env = "FNBUILD_REGISTRY", default_value = "localhost:5000", value_name = "HOST[:PORT]")]
+    registry: String,
+}
+
+pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
+    let file = credentials::config_file().context("neither DOCKER_CONFIG nor HOME is set")?;
+    let known = credentials::forget(&file, &arguments.registry)?;
+    let text = if known { "logged out of" } else { "was not logged in to" };
+    printer.status(format!("{text} {}", arguments.registry));
+    Ok(Outcome::Success)
+}

@@ -1,0 +1,341 @@
+//! `fnbuild push SOURCE`: build, push, and tell the server.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use http::Method;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::api;
+use crate::function::{EntryPoint, FunctionName, Memory, SettingsPatch};
+use crate::oci::{Digest, Reference, Repository, Tag};
+use crate::publish::{self, Job, Meter, PushedImage};
+use crate::{image, source};
+
+use super::registry_flags::RegistryArguments;
+use super::server::{Server, ServerArguments, ServerError};
+use super::settings::SettingArguments;
+use super::{Common, Outcome, OutputFormat, Printer};
+
+/// The base where none is named.
+const DEFAULT_BASE: &str = "python3.11-flask2.3";
+
+/// Build a function's image, push it, and switch the server over to it
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// A zip, a .py file or a folder
+    source: PathBuf,
+    /// The function's name [default: from the source's file name]
+    #[arg(long)]
+    name: Option<FunctionName>,
+    /// What answers a call [default: func:run, or the .py file's own name]
+    #[arg(long, value_name = "MODULE:FUNCTION")]
+    entry: Option<EntryPoint>,
+    /// The image below the code
+    #[arg(long, env = "FNBUILD_BASE", default_value = DEFAULT_BASE)]
+    base: String,
+    #[command(flatten)]
+    bounds: BoundArguments,
+    #[command(flatten)]
+    registry: RegistryArguments,
+    /// Push the image and tell no server
+    #[arg(long)]
+    image_only: bool,
+    /// With --image-only: the tags [default: latest]
+    #[arg(long = "tag", value_name = "TAG", requires = "image_only")]
+    tags: Vec<Tag>,
+    /// Send the source to the server, which builds
+    #[arg(long, conflicts_with = "image_only")]
+    remote: bool,
+    #[command(flatten)]
+    server: ServerArguments,
+    #[command(flatten)]
+    settings: SettingArguments,
+    #[arg(short, long, value_enum, default_value_t)]
+    output: OutputFormat,
+}
+
+/// How much a source may be.
+#[derive(clap::Args)]
+struct BoundArguments {
+    /// Bytes of the zip or file, at most [default: 50 MiB]
+    #[arg(long, env = "FNBUILD_MAX_SOURCE", value_name = "SIZE")]
+    max_source: Option<Memory>,
+    /// Bytes of all its files together, at most [default: 250 MiB]
+    #[arg(long, env = "FNBUILD_MAX_UNPACKED", value_name = "SIZE")]
+    max_unpacked: Option<Memory>,
+    /// Files, folders and links in it, at most [default: 100000]
+    #[arg(long, env = "FNBUILD_MAX_ENTRIES", value_name = "N")]
+    max_entries: Option<usize>,
+}
+
+impl BoundArguments {
+    fn bounds(&self) -> source::Bounds {
+        let usual = source::Bounds::default();
+        source::Bounds {
+            source: self.max_source.map_or(usual.source, |size| size.0),
+            unpacked: self.max_unpacked.map_or(usual.unpacked, |size| size.0),
+            entries: self.max_entries.unwrap_or(usual.entries),
+            ..usual
+        }
+    }
+}
+
+/// What `-o json` prints.
+#[derive(Serialize)]
+struct Report {
+    digest: String,
+    reference: String,
+    url: Option<String>,
+    version: Option<u64>,
+    unchanged: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    layers: Vec<LayerReport>,
+}
+
+/// The body of `POST /v1/functions/NAME/versions`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct NewVersion<'a> {
+    repository: &'a Repository,
+    digest: &'a Digest,
+    source: &'a Digest,
+    base: &'a Digest,
+    entry: &'a EntryPoint,
+    settings: SettingsPatch,
+}
+
+#[derive(Serialize)]
+struct LayerReport {
+    digest: Digest,
+    size: u64,
+    state: &'static str,
+}
+
+pub fn run(arguments: &Arguments, common: &Common, printer: &Printer) -> anyhow::Result<Outcome> {
+    let name = match &arguments.name {
+        Some(name) => name.clone(),
+        None => name_of(&arguments.source)?,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let work = async {
+        let report = if arguments.remote {
+            push_source(arguments, &name).await?
+        } else {
+            push_image(arguments, common, &name, printer).await?
+        };
+        print(&report, arguments.output, printer)
+    };
+    let done = runtime.block_on(work);
+    // An unchanged source may still be being hashed for the push that it did not need.
+    runtime.shutdown_background();
+    done.map(|()| Outcome::Success)
+}
+
+fn name_of(source: &Path) -> anyhow::Result<FunctionName> {
+    let whole = source.canonicalize().unwrap_or_else(|_| source.to_path_buf());
+    let stem = if whole.is_dir() { whole.file_name() } else { whole.file_stem() };
+    let stem = stem.and_then(|stem| stem.to_str()).context("the source's name is not UTF-8; give --name")?;
+    FunctionName::from_stem(stem).with_context(|| format!("{stem:?} gives no function name; give --name"))
+}
+
+async fn push_image(
+    arguments: &Arguments,
+    common: &Common,
+    name: &FunctionName,
+    printer: &Printer,
+) -> anyhow::Result<Report> {
+    let registry = arguments.registry.open()?;
+    let tags = match (arguments.image_only, arguments.tags.as_slice()) {
+        (false, _) => Vec::new(),
+        (true, []) => vec![Tag::latest()],
+        (true, tags) => tags.to_vec(),
+    };
+    let job = Job {
+        source: arguments.source.clone(),
+        from: source::Options { entry: arguments.entry.clone(), bounds: arguments.bounds.bounds() },
+        base: arguments.base.clone(),
+        data: common.data_dir()?,
+        repository: name.repository(),
+        options: image::Options {
+            name: Some(name.to_string()),
+            epoch: epoch()?,
+            ..image::Options::default()
+        },
+        tags,
+    };
+    let meter = Arc::new(Meter::default());
+    let pushed = {
+        let pushing = publish::publish(&registry, &job, &meter);
+        if printer.shows_progress() { watched(pushing, &meter).await? } else { pushing.await? }
+    };
+    explain(&pushed, printer);
+    let mut report = Report {
+        digest: pushed.digest.to_string(),
+        reference: reference(arguments, &job, &pushed).to_string(),
+        url: None,
+        version: None,
+        unchanged: pushed.unchanged,
+        layers: pushed
+            .layers
+            .iter()
+            .map(|(layer, arrival)| LayerReport {
+                digest: layer.digest.clone(),
+                size: layer.size,
+                state: arrival.as_str(),
+            })
+            .collect(),
+    };
+    if !arguments.image_only {
+        let told = tell(arguments, name, &job, &pushed).await?;
+        for warning in &told.warnings {
+            printer.warning(warning);
+        }
+        (report.reference, report.url) = (told.reference, Some(told.url));
+        (report.version, report.unchanged) = (Some(told.version), told.unchanged);
+    }
+    Ok(report)
+}
+
+fn reference(arguments: &Arguments, job: &Job, pushed: &PushedImage) -> Reference {
+    let host = &arguments.registry.registry;
+    match job.tags.first() {
+        Some(tag) => Reference::by_tag(host, &job.repository, tag),
+        None => Reference::by_digest(host, &job.repository, &pushed.digest),
+    }
+}
+
+/// `SOURCE_DATE_EPOCH`, by the specification of reproducible-builds.org.
+fn epoch() -> anyhow::Result<Option<i64>> {
+    let Some(text) = std::env::var_os("SOURCE_DATE_EPOCH") else { return Ok(None) };
+    let seconds = text.to_str().and_then(|text| text.parse().ok());
+    Ok(Some(
+        seconds.with_context(|| format!("SOURCE_DATE_EPOCH is {text:?}, which is no number of seconds"))?,
+    ))
+}
+
+/// Asks the server to record and run the image.
+async fn tell(
+    arguments: &Arguments,
+    name: &FunctionName,
+    job: &Job,
+    pushed: &PushedImage,
+) -> anyhow::Result<api::Pushed> {
+    let request = NewVersion {
+        repository: &job.repository,
+        digest: &pushed.digest,
+        source: &pushed.source,
+        base: &pushed.base,
+        entry: &pushed.entry,
+        settings: arguments.settings.patch()?,
+    };
+    let server = Server::new(&arguments.server)?;
+    let path = format!("/v1/functions/{name}/versions");
+    let told = server.call(Method::POST, &path, Some(&request)).await;
+    told.map_err(|error| match error.downcast::<ServerError>() {
+        Ok(ServerError::Away { url, source }) => {
+            PushedOnly { reference: reference(arguments, job, pushed).to_string(), url, source }.into()
+        }
+        Ok(other) => other.into(),
+        Err(error) => error,
+    })
+}
+
+/// The image is there, and nobody runs it.
+#[derive(Debug, thiserror::Error)]
+#[error("{reference} is pushed, but there is no server at {url} to run it")]
+pub struct PushedOnly {
+    reference: String,
+    url: String,
+    source: std::io::Error,
+}
+
+impl PushedOnly {
+    pub fn hint(&self) -> Option<String> {
+        Some(
+            "start one with `fnbuild serve` and push again, or push with --image-only if no server is wanted"
+                .into(),
+        )
+    }
+}
+
+/// Sends the source as it is; a folder has no form to be sent in.
+async fn push_source(arguments: &Arguments, name: &FunctionName) -> anyhow::Result<Report> {
+    let path = &arguments.source;
+    if path.is_dir() {
+        anyhow::bail!("--remote sends a zip or a .py file, and {} is a folder", path.display());
+    }
+    let python = path.extension().is_some_and(|extension| extension == "py");
+    let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    let server = Server::new(&arguments.server)?;
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    query.extend_pairs(arguments.entry.iter().map(|entry| ("entry", entry.to_string())));
+    if python && let Some(file) = path.file_name().and_then(|file| file.to_str()) {
+        query.append_pair("filename", file);
+    }
+    let path = format!("/v1/functions/{name}?{}", query.finish());
+    let kind = if python { "text/x-python" } else { "application/zip" };
+    let request = server.request(Method::PUT, &path).header(http::header::CONTENT_TYPE, kind);
+    let answer = server.send_ok(request.body(super::server::whole(bytes))?).await?;
+    let told: api::Pushed = serde_json::from_slice(&server.read(answer).await?)?;
+    Ok(Report {
+        digest: told.digest,
+        reference: told.reference,
+        url: Some(told.url),
+        version: Some(told.version),
+        unchanged: told.unchanged,
+        layers: Vec::new(),
+    })
+}
+
+fn print(report: &Report, output: OutputFormat, printer: &Printer) -> anyhow::Result<()> {
+    if output == OutputFormat::Json {
+        return printer.json(report);
+    }
+    if report.unchanged {
+        printer.status("nothing changed");
+    }
+    printer.data(format!("{}\n{}", report.reference, report.digest));
+    if let Some(url) = &report.url {
+        printer.data(url);
+    }
+    Ok(())
+}
+
+/// For `-v`: what each layer was, and where the time went.
+fn explain(pushed: &PushedImage, printer: &Printer) {
+    for (layer, arrival) in &pushed.layers {
+        printer.detail(format!("{} {:>9} {} bytes", layer.digest.short(), arrival.as_str(), layer.size));
+    }
+    for (step, took) in &pushed.times {
+        printer.detail(format!("{step:>9} {:.1} ms", took.as_secs_f64() * 1e3));
+    }
+}
+
+/// Draws a bar while `work` goes on, if it goes on long enough to be seen.
+async fn watched<T>(work: impl Future<Output = T>, meter: &Meter) -> T {
+    let mut work = std::pin::pin!(work);
+    if let Ok(done) = tokio::time::timeout(Duration::from_millis(300), &mut work).await {
+        return done;
+    }
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec}") {
+        bar.set_style(style);
+    }
+    let mut tick = tokio::time::interval(Duration::from_millis(100));
+    let done = loop {
+        tokio::select! {
+            done = &mut work => break done,
+            _ = tick.tick() => {
+                let (sent, total) = meter.read();
+                bar.set_length(total);
+                bar.set_position(sent);
+            }
+        }
+    };
+    bar.finish_and_clear();
+    done
+}

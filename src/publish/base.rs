@@ -1,0 +1,116 @@
+//! The base's layers in a registry: kept in the repository `fnbuild/base`, mounted from there into a function's own.
+
+use std::sync::Arc;
+
+use tokio::sync::OnceCell;
+
+use super::content::{LayerContent, Meter};
+use crate::image::{Base, Layer};
+use crate::oci::{Descriptor, Repository, Tag};
+use crate::registry::{Error, InMemory, Mount, Registry};
+
+/// Where the bases of a registry are.
+const REPOSITORY: &str = "fnbuild/base";
+
+/// How a layer came to be in the function's repository.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Arrival {
+    /// It was there.
+    Present,
+    /// From another repository of the registry, without moving it.
+    Mounted,
+    Uploaded,
+}
+
+impl Arrival {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Present => "present",
+            Self::Mounted => "mounted",
+            Self::Uploaded => "uploaded",
+        }
+    }
+}
+
+/// Brings a base's layers to where they are needed.
+pub(super) struct BaseLayers<'a> {
+    registry: &'a Registry,
+    base: &'a Base,
+    config: Vec<u8>,
+    manifest: Vec<u8>,
+    meter: &'a Arc<Meter>,
+    home: Repository,
+    pushed: OnceCell<()>,
+}
+
+impl<'a> BaseLayers<'a> {
+    /// `config` and `manifest` are the base's own bytes.
+    pub fn new(
+        registry: &'a Registry,
+        base: &'a Base,
+        (config, manifest): (Vec<u8>, Vec<u8>),
+        meter: &'a Arc<Meter>,
+    ) -> Self {
+        let home = REPOSITORY.parse().unwrap_or_else(|_| unreachable!("a constant repository name"));
+        Self { registry, base, config, manifest, meter, home, pushed: OnceCell::new() }
+    }
+
+    /// Brings one layer into `repository`: by a mount, or, from a registry that refuses those, by an upload.
+    pub async fn supply(
+        &self,
+        repository: &Repository,
+        layer: &Layer,
+        descriptor: &Descriptor,
+    ) -> Result<Arrival, Error> {
+        let digest = &descriptor.digest;
+        let refused = match self.registry.mount_blob(repository, digest, &self.home).await? {
+            // What this very push brought into the registry was uploaded, wherever it was mounted then.
+            Mount::Mounted if self.pushed.initialized() => return Ok(Arrival::Uploaded),
+            Mount::Mounted => return Ok(Arrival::Mounted),
+            Mount::Refused(upload) => upload,
+        };
+        if self.registry.has_blob(&self.home, digest, descriptor.size).await? {
+            // It is there and was not mounted: this registry does not mount.
+            self.upload(repository, layer, descriptor, Some(refused)).await?;
+            return Ok(Arrival::Uploaded);
+        }
+        self.pushed.get_or_try_init(|| self.push()).await?;
+        match self.registry.mount_blob(repository, digest, &self.home).await? {
+            Mount::Mounted => {}
+            Mount::Refused(upload) => self.upload(repository, layer, descriptor, Some(upload)).await?,
+        }
+        Ok(Arrival::Uploaded)
+    }
+
+    /// The whole base into its own repository, under its name.
+    async fn push(&self) -> Result<(), Error> {
+        for (layer, descriptor) in self.base.layers.iter().zip(&self.base.manifest.layers) {
+            if !self.registry.has_blob(&self.home, &descriptor.digest, descriptor.size).await? {
+                self.upload(&self.home, layer, descriptor, None).await?;
+            }
+        }
+        let config = Arc::new(InMemory::new(self.config.clone()));
+        self.registry.push_blob(&self.home, config, None).await?;
+        let (media_type, bytes) = (&self.base.descriptor.media_type, self.manifest.clone().into());
+        match self.base.name.parse::<Tag>() {
+            Ok(tag) => self.registry.push_manifest(&self.home, &tag, media_type, bytes).await?,
+            Err(_) => {
+                self.registry
+                    .push_manifest(&self.home, &self.base.descriptor.digest, media_type, bytes)
+                    .await?
+            }
+        };
+        Ok(())
+    }
+
+    async fn upload(
+        &self,
+        repository: &Repository,
+        layer: &Layer,
+        descriptor: &Descriptor,
+        upload: Option<crate::registry::Upload>,
+    ) -> Result<(), Error> {
+        let content = LayerContent::new(layer.clone(), descriptor.clone(), self.meter);
+        self.registry.push_blob(repository, Arc::new(content), upload).await
+    }
+}

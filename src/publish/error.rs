@@ -1,0 +1,37 @@
+//! What can keep a source from becoming a pushed image.
+
+use crate::image::ImageError;
+use crate::oci::{Digest, Tag};
+use crate::registry;
+use crate::source::SourceError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error("push {what} to {to}")]
+    Push { what: String, to: String, source: Box<registry::Error> },
+    #[error("{to} still lacks blobs of {digest} after they were all uploaded")]
+    StillIncomplete { to: String, digest: Digest },
+    #[error("{to} acknowledged the tag {tag} and does not have it")]
+    TagForgotten { to: String, tag: Tag },
+    #[error("a worker thread broke off")]
+    Broken,
+}
+
+impl PublishError {
+    /// The next step. What a registry or a source has to say for itself stands further down the chain.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Source(error) => error.hint(),
+            Self::Image(error) => error.hint(),
+            Self::Push { source, .. } => source.hint(),
+            Self::StillIncomplete { .. } | Self::TagForgotten { .. } => {
+                Some("the registry does not keep what it is given: see its log and its storage".into())
+            }
+            Self::Broken => None,
+        }
+    }
+}
