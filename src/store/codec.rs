@@ -16,22 +16,32 @@ type Migration = fn(Value) -> Value;
 const MIGRATIONS: [Migration; FORMAT as usize - 1] = [];
 
 pub fn encode(revision: Revision, record: &FunctionRecord) -> Result<Vec<u8>, StoreError> {
-    let mut bytes = revision.0.to_be_bytes().to_vec();
-    serde_json::to_writer(&mut bytes, record)
-        .map_err(|source| StoreError::Unwritable { name: record.name.clone(), source })?;
-    Ok(bytes)
+    Ok(join(revision, &encode_bare(record)?))
+}
+
+/// The record alone, for a store that keeps the revision itself.
+pub fn encode_bare(record: &FunctionRecord) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(record).map_err(|source| StoreError::Unwritable { name: record.name.clone(), source })
+}
+
+pub fn join(revision: Revision, bytes: &[u8]) -> Vec<u8> {
+    [&revision.0.to_be_bytes(), bytes].concat()
+}
+
+/// The revision and what follows it.
+pub fn split(bytes: &[u8]) -> Option<(Revision, &[u8])> {
+    bytes.split_first_chunk().map(|(head, rest)| (Revision(u64::from_be_bytes(*head)), rest))
 }
 
 /// The revision alone, without reading the record. `None` for bytes that no store of ours wrote.
 pub fn revision(bytes: &[u8]) -> Option<Revision> {
-    bytes.first_chunk().map(|head| Revision(u64::from_be_bytes(*head)))
+    split(bytes).map(|(revision, _)| revision)
 }
 
 /// `key` names the record in errors; it need not be a valid name.
 pub fn decode(key: &[u8], bytes: &[u8]) -> Result<Stored, StoreError> {
-    let revision = revision(bytes).unwrap_or(Revision(0));
+    let (revision, json) = split(bytes).unwrap_or((Revision(0), &[]));
     let unreadable = |source| StoreError::Unreadable { key: text(key), source };
-    let json = bytes.get(size_of::<u64>()..).unwrap_or_default();
     let Head { format } = serde_json::from_slice(json).map_err(unreadable)?;
     let record = if format == FORMAT {
         serde_json::from_slice(json)

@@ -1,17 +1,29 @@
-//! Where records are kept: [`FunctionStore`], and its implementation in sled.
+//! Where records are kept: [`FunctionStore`], in sled for one machine and in etcd for several.
 //!
 //! A store knows records and revisions and nothing else: no registry, no containers, no HTTP. Every change is a
 //! compare-and-swap on the record's revision, and an acknowledged change is durable.
 
 mod codec;
+mod error;
+mod etcd;
 mod sled;
+mod trees;
+mod value;
 
 use async_trait::async_trait;
+use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use tokio::sync::broadcast;
 
 use crate::function::{FunctionName, FunctionRecord};
 
+pub use error::StoreError;
+pub use etcd::{EtcdOptions, EtcdStore, EtcdTls, EtcdUser};
 pub use sled::SledStore;
+pub use value::{LARGEST_VALUE, StoredValue, ValueKey, ValuePage};
+
+/// How many changes a watcher may be behind before it has to list again.
+const WATCH_BACKLOG: usize = 1024;
 
 /// Orders the writes of one store: every write has a higher revision than all before it, deletions included.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -67,67 +79,43 @@ pub trait FunctionStore: Send + Sync {
 
     /// Whether the store answers: for readiness.
     async fn check(&self) -> Result<(), StoreError>;
+
+    // Beside the records every store keeps small opaque values: sealed secrets, and whatever else the nodes share
+    // that is no function. They are part of this trait and not a store of their own, so that one folder, one etcd
+    // prefix, one lock, one backup and one readiness check cover them too; and opaque, so that a new kind of them
+    // needs nothing here. They have no versions and no watch: who needs one reads it when it is needed.
+
+    /// The value under a key.
+    async fn value(&self, key: &ValueKey) -> Result<Option<StoredValue>, StoreError>;
+
+    /// At most `limit` values of one kind (`None`: of all kinds) whose keys come after `after`.
+    async fn values(
+        &self,
+        kind: Option<&str>,
+        after: Option<&ValueKey>,
+        limit: usize,
+    ) -> Result<ValuePage, StoreError>;
+
+    /// Writes, replaces or (with `bytes` of `None`) removes a value that must still have the `expected` revision, or
+    /// not be there if that is `None`: [`StoreError::ValueConflict`] if it is otherwise. A value has at most
+    /// [`LARGEST_VALUE`] bytes.
+    async fn swap_value(
+        &self,
+        key: &ValueKey,
+        expected: Option<Revision>,
+        bytes: Option<&[u8]>,
+    ) -> Result<Revision, StoreError>;
 }
 
-/// What can go wrong with a store.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    #[error("the record of {name} was changed by someone else in the meantime")]
-    Conflict { name: FunctionName },
-    #[error("the record store at {place} is in use by another process")]
-    Locked { place: String },
-    #[error("there is no record store at {place}, although this data folder has had one")]
-    Gone { place: String },
-    #[error("the record store at {place} is damaged: {what}")]
-    Damaged { place: String, what: &'static str },
-    #[error(
-        "the record store at {place} has format {found}; this fnbuild reads formats up to {}",
-        codec::STORE_FORMAT
-    )]
-    NewerStore { place: String, found: u32 },
-    #[error(
-        "the record of {key} has format {found}; this fnbuild reads formats up to {}",
-        crate::function::FORMAT
-    )]
-    NewerRecord { key: String, found: u32 },
-    #[error("the record of {key} cannot be read")]
-    Unreadable {
-        key: String,
-        #[source]
-        source: serde_json::Error,
-    },
-    #[error("cannot write down the record of {name}")]
-    Unwritable {
-        name: FunctionName,
-        #[source]
-        source: serde_json::Error,
-    },
-    #[error("cannot {step} the record store at {place}")]
-    Disk {
-        step: &'static str,
-        place: String,
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    #[error("the task that makes writes durable ended early")]
-    Interrupted,
-}
-
-impl StoreError {
-    /// The next step for the person who sees this.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Locked { .. } => {
-                Some("stop the other fnbuild serve, or give this one its own --data-dir".into())
-            }
-            Self::Gone { .. } | Self::Damaged { .. } | Self::Unreadable { .. } => {
-                Some("restore the data folder from a backup; nothing was changed in it".into())
-            }
-            Self::NewerStore { .. } | Self::NewerRecord { .. } => {
-                Some("run the newer fnbuild that wrote it".into())
-            }
-            Self::Conflict { .. } => Some("try again".into()),
-            Self::Unwritable { .. } | Self::Disk { .. } | Self::Interrupted => None,
-        }
-    }
+/// What is sent from here on; a watcher that falls behind is told so and goes on with the newest.
+fn changes_of(sender: &broadcast::Sender<Change>) -> BoxStream<'static, Change> {
+    let changes = futures_util::stream::unfold(sender.subscribe(), async |mut receiver| {
+        let change = match receiver.recv().await {
+            Ok(change) => change,
+            Err(broadcast::error::RecvError::Lagged(_)) => Change::Missed,
+            Err(broadcast::error::RecvError::Closed) => return None,
+        };
+        Some((change, receiver))
+    });
+    changes.boxed()
 }

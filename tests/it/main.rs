@@ -2,6 +2,7 @@
 
 mod base;
 mod cli;
+mod etcd;
 mod gateway;
 mod house;
 mod push;

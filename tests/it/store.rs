@@ -2,10 +2,12 @@
 
 use fnbuild::function::{FunctionRecord, NewVersion};
 use fnbuild::oci::Digest;
-use fnbuild::store::{Change, FunctionStore, Revision, SledStore, StoreError, Stored};
+use fnbuild::store::{
+    Change, FunctionStore, LARGEST_VALUE, Revision, SledStore, StoreError, Stored, ValueKey,
+};
 use futures_util::StreamExt;
 
-fn image(seed: &str) -> NewVersion {
+pub fn image(seed: &str) -> NewVersion {
     NewVersion {
         repository: "fn/x".parse().unwrap(),
         digest: Digest::of(seed),
@@ -17,17 +19,18 @@ fn image(seed: &str) -> NewVersion {
     }
 }
 
-fn record(name: &str) -> FunctionRecord {
+pub fn record(name: &str) -> FunctionRecord {
     FunctionRecord::first(name.parse().unwrap(), image(name), "2026-11-23T00:00:00Z".into())
 }
 
 /// The whole contract of [`FunctionStore`], on an empty store.
-async fn keeps_the_contract(store: &dyn FunctionStore) {
+pub async fn keeps_the_contract(store: &dyn FunctionStore) {
     store.check().await.unwrap();
     creates_reads_updates_and_deletes_by_revision(store).await;
     pages_in_the_order_of_names(store).await;
     of_many_writers_each_gets_its_own_version(store).await;
     watchers_see_changes_in_order(store).await;
+    keeps_values_beside_the_records(store).await;
 }
 
 async fn creates_reads_updates_and_deletes_by_revision(store: &dyn FunctionStore) {
@@ -127,6 +130,45 @@ async fn watchers_see_changes_in_order(store: &dyn FunctionStore) {
     }
     assert_eq!(revisions[..2], [first, second]);
     assert!(revisions[2] > second);
+}
+
+async fn keeps_values_beside_the_records(store: &dyn FunctionStore) {
+    let key = |key: &str| ValueKey::new("secret", key).unwrap();
+    let bytes: Vec<u8> = (0..=255).collect();
+    let first = store.swap_value(&key("b"), None, Some(&bytes)).await.unwrap();
+    let found = store.value(&key("b")).await.unwrap().unwrap();
+    assert_eq!((found.revision, found.bytes), (first, bytes));
+    for expected in [None, Some(Revision(first.0 + 1))] {
+        let conflict = store.swap_value(&key("b"), expected, Some(b"other")).await;
+        assert!(matches!(conflict, Err(StoreError::ValueConflict { .. })));
+    }
+    let second = store.swap_value(&key("b"), Some(first), Some(b"")).await.unwrap();
+    assert!(second > first);
+    assert_eq!(store.value(&key("b")).await.unwrap().unwrap().bytes, b"");
+
+    store.swap_value(&key("a"), None, Some(b"1")).await.unwrap();
+    store.swap_value(&key("c"), None, Some(b"3")).await.unwrap();
+    let other = ValueKey::new("secrets", "a").unwrap();
+    store.swap_value(&other, None, Some(b"another kind")).await.unwrap();
+    let page = store.values(Some("secret"), None, 2).await.unwrap();
+    assert_eq!(page.values.iter().map(|value| value.key.key()).collect::<Vec<_>>(), ["a", "b"]);
+    assert!(page.more);
+    let rest = store.values(Some("secret"), Some(&key("b")), 2).await.unwrap();
+    assert_eq!(rest.values.iter().map(|value| value.key.key()).collect::<Vec<_>>(), ["c"]);
+    assert!(!rest.more);
+
+    let huge = vec![7; LARGEST_VALUE + 1];
+    let refused = store.swap_value(&key("huge"), None, Some(&huge)).await;
+    assert!(matches!(refused, Err(StoreError::TooLarge { .. })));
+    store.swap_value(&key("huge"), None, Some(&huge[1..])).await.unwrap();
+
+    for value in store.values(None, None, 10).await.unwrap().values {
+        store.swap_value(&value.key, Some(value.revision), None).await.unwrap();
+        assert_eq!(store.value(&value.key).await.unwrap(), None);
+    }
+    assert_eq!(store.values(None, None, 10).await.unwrap().values, []);
+    let gone = store.swap_value(&key("b"), None, None).await;
+    assert!(matches!(gone, Err(StoreError::ValueConflict { .. })), "there is nothing to delete");
 }
 
 fn new_store(folder: &std::path::Path) -> SledStore {

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod base;
+pub mod etcd;
 pub mod faulty;
 pub mod registry;
 

@@ -1,0 +1,226 @@
+//! Records in etcd, shared by several nodes; each node answers from its own mirror of them.
+//!
+//! - Reads and watches never leave the machine, so they go on while etcd is away; writes then fail.
+//! - A write is acknowledged after etcd's majority has it on disk, and this node reads it from then on. Other nodes
+//!   follow by their watch, milliseconds later.
+//! - Every write is one transaction: on the condition of the key's revision, and that there still is a store.
+
+mod follow;
+mod keys;
+mod members;
+mod mirror;
+mod options;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use etcd_client::{Compare, CompareOp, KeyValue, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use futures_util::stream::BoxStream;
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::function::{FunctionName, FunctionRecord};
+
+use super::value::{LARGEST_VALUE, StoredValue, ValueKey, ValuePage};
+use super::{Change, FunctionStore, Page, Revision, StoreError, Stored, codec};
+use follow::Follower;
+use keys::Slot;
+use members::{Attempted, Members};
+use mirror::{Event, Mirror};
+
+pub use options::{EtcdOptions, EtcdTls, EtcdUser};
+
+/// etcd refuses a request above 1.5 MiB, and the key and the conditions are part of it.
+const LARGEST_RECORD: usize = (3 << 19) - (16 << 10);
+/// How long a write waits for this node's own mirror when it cannot put the outcome there itself.
+const MIRROR_LAG: Duration = Duration::from_secs(1);
+
+/// A store in etcd with its mirror in a folder of its own, which no other process has open.
+pub struct EtcdStore {
+    follower: Arc<Follower>,
+    following: AbortOnDropHandle<()>,
+}
+
+impl EtcdStore {
+    /// Opens the mirror and catches up. Where etcd does not answer, a mirror that was whole once is enough.
+    pub async fn open(options: &EtcdOptions, mirror: &Path) -> Result<Self, StoreError> {
+        let follower = Arc::new(Follower {
+            members: Arc::new(Members::new(options)?),
+            mirror: Arc::new(Mirror::open(mirror)?),
+            prefix: options.prefix.clone(),
+            following: watch::Sender::new(false),
+        });
+        let prepared = follower.prepare().await;
+        match prepared {
+            Err(error @ StoreError::Away { .. }) if follower.mirror.origin().is_some() => {
+                tracing::warn!(%error, "starting from the mirror");
+            }
+            prepared => prepared?,
+        }
+        let up = follower.following.subscribe();
+        let following = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&follower).run()));
+        let store = Self { follower, following };
+        store.wait_for_the_watch(up).await;
+        Ok(store)
+    }
+
+    /// Lets go of the mirror: when this returns, another process may open it. Dropping does so too, a moment later.
+    pub async fn close(self) {
+        self.following.abort();
+        let _ = self.following.await;
+    }
+
+    /// What is written before the watch is up would be told late; `check` says so if it stays away.
+    async fn wait_for_the_watch(&self, mut up: watch::Receiver<bool>) {
+        let _ = tokio::time::timeout(MIRROR_LAG, up.wait_for(|up| *up)).await;
+    }
+
+    async fn swap(
+        &self,
+        slot: Slot,
+        expected: Option<Revision>,
+        bytes: Option<Vec<u8>>,
+    ) -> Result<Revision, StoreError> {
+        let Follower { members, mirror, prefix, .. } = &*self.follower;
+        if bytes.as_ref().is_some_and(|bytes| bytes.len() > LARGEST_RECORD) {
+            let size = bytes.map_or(0, |bytes| bytes.len());
+            return Err(StoreError::TooLarge { key: slot.local().into(), size });
+        }
+        let txn = self.transaction(&slot.key(prefix), expected, bytes.as_deref());
+        let Attempted { answer, repeated } = members.txn("write", txn).await?;
+        let now = revision(answer.header().map_or(0, |header| header.revision()));
+        if answer.succeeded() {
+            return self.settle(slot, now, bytes).await;
+        }
+        let found = self.refused(&answer)?;
+        if let Some(found) = &found {
+            let revision = revision(found.mod_revision());
+            let value = Some(found.value().to_vec());
+            mirror.learn(&Event { slot: slot.clone(), revision, bytes: value })?;
+            if repeated && bytes.as_deref() == Some(found.value()) {
+                return Ok(revision);
+            }
+        } else if repeated && bytes.is_none() {
+            return Ok(now);
+        } else {
+            let _ = tokio::time::timeout(MIRROR_LAG, mirror.leaves(&slot, expected, now)).await;
+        }
+        Err(slot.conflict())
+    }
+
+    fn transaction(&self, key: &str, expected: Option<Revision>, bytes: Option<&[u8]>) -> Txn {
+        let marker = self.follower.marker_key();
+        let unchanged = match expected {
+            None => Compare::version(key, CompareOp::Equal, 0),
+            Some(Revision(at)) => {
+                Compare::mod_revision(key, CompareOp::Equal, i64::try_from(at).unwrap_or(i64::MAX))
+            }
+        };
+        let same_store = Compare::version(marker.as_str(), CompareOp::Greater, 0);
+        let write = match bytes {
+            Some(bytes) => TxnOp::put(key, bytes, None),
+            None => TxnOp::delete(key, None),
+        };
+        Txn::new()
+            .when([unchanged, same_store])
+            .and_then([write])
+            .or_else([TxnOp::get(key, None), TxnOp::get(marker, None)])
+    }
+
+    /// Makes what was written readable at this node.
+    async fn settle(
+        &self,
+        slot: Slot,
+        revision: Revision,
+        bytes: Option<Vec<u8>>,
+    ) -> Result<Revision, StoreError> {
+        let mirror = &self.follower.mirror;
+        if bytes.is_some() {
+            mirror.learn(&Event { slot, revision, bytes })?;
+        } else {
+            // A deletion cannot be put there ahead of the watch: what it tells next may still be the last write.
+            let _ = tokio::time::timeout(MIRROR_LAG, mirror.reaches(revision)).await;
+        }
+        Ok(revision)
+    }
+
+    /// What the key holds instead of what was expected.
+    fn refused(&self, answer: &TxnResponse) -> Result<Option<KeyValue>, StoreError> {
+        let mut answers = answer.op_responses().into_iter().map(|response| match response {
+            TxnOpResponse::Get(got) => got.kvs().first().cloned(),
+            _ => None,
+        });
+        let (found, marker) = (answers.next().flatten(), answers.next().flatten());
+        match (marker, self.follower.mirror.origin()) {
+            (None, Some(known)) => Err(self.follower.other("none", known)),
+            _ => Ok(found),
+        }
+    }
+}
+
+/// etcd's revisions are positive.
+fn revision(number: i64) -> Revision {
+    Revision(u64::try_from(number).unwrap_or(0))
+}
+
+#[async_trait]
+impl FunctionStore for EtcdStore {
+    async fn get(&self, name: &FunctionName) -> Result<Option<Stored>, StoreError> {
+        self.follower.mirror.trees.get(name)
+    }
+
+    async fn list(&self, after: Option<&FunctionName>, limit: usize) -> Result<Page, StoreError> {
+        self.follower.mirror.trees.list(after, limit)
+    }
+
+    async fn create(&self, record: &FunctionRecord) -> Result<Revision, StoreError> {
+        self.swap(Slot::Function(record.name.clone()), None, Some(codec::encode_bare(record)?)).await
+    }
+
+    async fn update(&self, record: &FunctionRecord, expected: Revision) -> Result<Revision, StoreError> {
+        let bytes = codec::encode_bare(record)?;
+        self.swap(Slot::Function(record.name.clone()), Some(expected), Some(bytes)).await
+    }
+
+    async fn delete(&self, name: &FunctionName, expected: Revision) -> Result<(), StoreError> {
+        self.swap(Slot::Function(name.clone()), Some(expected), None).await.map(drop)
+    }
+
+    async fn watch(&self) -> Result<BoxStream<'static, Change>, StoreError> {
+        Ok(self.follower.mirror.changes())
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.follower.check().await
+    }
+
+    async fn value(&self, key: &ValueKey) -> Result<Option<StoredValue>, StoreError> {
+        self.follower.mirror.trees.value(key)
+    }
+
+    async fn values(
+        &self,
+        kind: Option<&str>,
+        after: Option<&ValueKey>,
+        limit: usize,
+    ) -> Result<ValuePage, StoreError> {
+        self.follower.mirror.trees.values(kind, after, limit)
+    }
+
+    async fn swap_value(
+        &self,
+        key: &ValueKey,
+        expected: Option<Revision>,
+        bytes: Option<&[u8]>,
+    ) -> Result<Revision, StoreError> {
+        match bytes {
+            Some(bytes) if bytes.len() > LARGEST_VALUE => {
+                Err(StoreError::TooLarge { key: key.to_string(), size: bytes.len() })
+            }
+            None if expected.is_none() => Err(StoreError::ValueConflict { key: key.clone() }),
+            bytes => self.swap(Slot::Value(key.clone()), expected, bytes.map(<[u8]>::to_vec)).await,
+        }
+    }
+}

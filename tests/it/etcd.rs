@@ -1,0 +1,285 @@
+//! What the store in etcd promises beyond what every store does: other nodes, and everything that can go away.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use fnbuild::function::FunctionName;
+use fnbuild::store::{Change, EtcdStore, EtcdTls, EtcdUser, FunctionStore, StoreError};
+use futures_util::StreamExt;
+
+use crate::store::{image, keeps_the_contract, record};
+use crate::support::etcd::Etcd;
+use crate::support::run;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+async fn open(etcd: &Etcd, folder: &Path) -> EtcdStore {
+    EtcdStore::open(&etcd.options(), folder).await.unwrap()
+}
+
+/// Waits until a node knows exactly these functions.
+async fn knows(store: &EtcdStore, names: &[&str]) {
+    let known = async {
+        loop {
+            let page = store.list(None, 100).await.unwrap();
+            let known: Vec<_> =
+                page.records.iter().map(|stored| stored.record.name.as_str().to_owned()).collect();
+            if known == names {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, known)
+        .await
+        .unwrap_or_else(|_| panic!("waited for a node to know {names:?}"));
+}
+
+async fn until_ready(store: &EtcdStore) {
+    let ready = async {
+        while store.check().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, ready).await.expect("a node to be ready again");
+}
+
+async fn delete(store: &EtcdStore, name: &str) {
+    let name: FunctionName = name.parse().unwrap();
+    let revision = store.get(&name).await.unwrap().unwrap().revision;
+    store.delete(&name, revision).await.unwrap();
+}
+
+#[tokio::test]
+async fn etcd_keeps_the_contract() {
+    let (etcd, folder) = (Etcd::start(1), tempfile::tempdir().unwrap());
+    keeps_the_contract(&open(&etcd, &folder.path().join("mirror")).await).await;
+}
+
+#[tokio::test]
+async fn every_node_sees_what_another_wrote() {
+    let (etcd, folder) = (Etcd::start(1), tempfile::tempdir().unwrap());
+    let one = open(&etcd, &folder.path().join("one")).await;
+    let two = open(&etcd, &folder.path().join("two")).await;
+    let mut changes = two.watch().await.unwrap();
+    let mut add = record("add");
+    let first = one.create(&add).await.unwrap();
+    let Some(Change::Written(seen)) = changes.next().await else { panic!("it is written") };
+    assert_eq!((seen.revision, &seen.record), (first, &add));
+    assert_eq!(two.get(&add.name).await.unwrap(), Some(seen));
+
+    add.push(image("two"), "2026-11-23T00:00:01Z".into());
+    let second = two.update(&add, first).await.unwrap();
+    // The first node may not have heard of it yet; etcd has, and the refusal tells.
+    assert!(matches!(one.update(&add, first).await, Err(StoreError::Conflict { .. })));
+    assert_eq!(one.get(&add.name).await.unwrap().unwrap().revision, second);
+    one.delete(&add.name, second).await.unwrap();
+    assert!(matches!(two.update(&add, second).await, Err(StoreError::Conflict { .. })));
+    assert_eq!(two.get(&add.name).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn while_etcd_is_gone_reads_go_on_and_writes_say_why_not() {
+    let (mut etcd, folder) = (Etcd::start(1), tempfile::tempdir().unwrap());
+    let folder = folder.path().join("mirror");
+    let store = open(&etcd, &folder).await;
+    store.create(&record("add")).await.unwrap();
+    store.check().await.unwrap();
+    etcd.stop();
+
+    knows(&store, &["add"]).await;
+    let error = store.create(&record("late")).await.unwrap_err();
+    assert!(matches!(error, StoreError::Away { .. }), "{error}");
+    assert!(matches!(store.check().await, Err(StoreError::Away { .. })));
+    store.close().await;
+    let store = open(&etcd, &folder).await;
+    knows(&store, &["add"]).await;
+
+    etcd.start_member(0);
+    until_ready(&store).await;
+    store.create(&record("late")).await.unwrap();
+    knows(&store, &["add", "late"]).await;
+}
+
+#[tokio::test]
+async fn a_node_that_knows_nothing_does_not_start_without_etcd() {
+    let (mut etcd, folder) = (Etcd::start(1), tempfile::tempdir().unwrap());
+    etcd.stop();
+    let error = EtcdStore::open(&etcd.options(), &folder.path().join("mirror")).await.err().unwrap();
+    assert!(matches!(error, StoreError::Away { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_node_that_was_cut_off_catches_up_over_a_compaction() {
+    let (mut etcd, folder) = (Etcd::start(1), tempfile::tempdir().unwrap());
+    let cut_off = open(&etcd, &folder.path().join("cut-off")).await;
+    for name in ["changed", "gone", "kept"] {
+        cut_off.create(&record(name)).await.unwrap();
+    }
+    let mut changes = cut_off.watch().await.unwrap();
+    etcd.stop();
+    let port = etcd.move_away();
+    etcd.start_member(0);
+    etcd.wait_until_healthy();
+
+    let other = open(&etcd, &folder.path().join("other")).await;
+    delete(&other, "gone").await;
+    delete(&other, "changed").await;
+    let again = other.create(&record("changed")).await.unwrap();
+    other.create(&record("new")).await.unwrap();
+    run(etcd.etcdctl().args(["compact", &etcd.revision().to_string()]));
+    drop(other);
+    knows(&cut_off, &["changed", "gone", "kept"]).await;
+
+    etcd.stop();
+    etcd.move_back(port);
+    etcd.start_member(0);
+    knows(&cut_off, &["changed", "kept", "new"]).await;
+    assert_eq!(cut_off.get(&record("changed").name).await.unwrap().unwrap().revision, again);
+    let missed = async { while changes.next().await != Some(Change::Missed) {} };
+    tokio::time::timeout(LIMIT, missed).await.expect("watchers to be told to list again");
+    until_ready(&cut_off).await;
+}
+
+#[tokio::test]
+async fn a_member_that_dies_is_not_noticed() {
+    let (mut etcd, folder) = (Etcd::start(3), tempfile::tempdir().unwrap());
+    let one = open(&etcd, &folder.path().join("one")).await;
+    let two = open(&etcd, &folder.path().join("two")).await;
+    for index in 0..3 {
+        etcd.kill(index);
+        let name = format!("f-{index}");
+        one.create(&record(&name)).await.unwrap();
+        two.check().await.ok();
+        knows(&two, &["f-0", "f-1", "f-2"][..=index]).await;
+        etcd.start_member(index);
+        etcd.wait_until_healthy();
+    }
+}
+
+#[tokio::test]
+async fn without_a_majority_nothing_is_written() {
+    let (mut etcd, folder) = (Etcd::start(3), tempfile::tempdir().unwrap());
+    let store = open(&etcd, &folder.path().join("mirror")).await;
+    store.create(&record("add")).await.unwrap();
+    etcd.kill(0);
+    etcd.kill(1);
+    assert!(matches!(store.create(&record("late")).await, Err(StoreError::Away { .. })));
+    assert!(store.check().await.is_err());
+    knows(&store, &["add"]).await;
+    etcd.start_member(0);
+    etcd.start_member(1);
+    until_ready(&store).await;
+    assert_eq!(store.get(&record("late").name).await.unwrap(), None, "what was refused did not happen");
+}
+
+#[tokio::test]
+async fn an_emptied_etcd_does_not_empty_the_mirror() {
+    let (mut etcd, folder) = (Etcd::start(1), tempfile::tempdir().unwrap());
+    let mirror = folder.path().join("mirror");
+    let store = open(&etcd, &mirror).await;
+    store.create(&record("add")).await.unwrap();
+    etcd.stop();
+    std::fs::remove_dir_all(etcd.data(0)).unwrap();
+    etcd.start_member(0);
+    etcd.wait_until_healthy();
+
+    assert!(matches!(store.create(&record("late")).await, Err(StoreError::OtherStore { .. })));
+    assert!(matches!(store.check().await, Err(StoreError::OtherStore { .. })));
+    knows(&store, &["add"]).await;
+    let _another = open(&etcd, &folder.path().join("another")).await;
+    let error = store.check().await.unwrap_err();
+    assert!(matches!(&error, StoreError::OtherStore { found, .. } if found != "none"), "{error}");
+    store.close().await;
+    let error = EtcdStore::open(&etcd.options(), &mirror).await.err().unwrap();
+    assert!(matches!(error, StoreError::OtherStore { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn after_a_restored_snapshot_the_mirror_goes_back_with_it() {
+    let (mut etcd, folder) = (Etcd::start(1), tempfile::tempdir().unwrap());
+    let store = open(&etcd, &folder.path().join("mirror")).await;
+    store.create(&record("saved")).await.unwrap();
+    let snapshot = folder.path().join("snapshot");
+    run(etcd.etcdctl().args(["snapshot", "save"]).arg(&snapshot));
+    store.create(&record("unsaved")).await.unwrap();
+    delete(&store, "saved").await;
+    knows(&store, &["unsaved"]).await;
+
+    etcd.stop();
+    std::fs::remove_dir_all(etcd.data(0)).unwrap();
+    let mut restore = etcd.etcdctl();
+    restore.args(["snapshot", "restore"]).arg(&snapshot).arg("--data-dir").arg(etcd.data(0));
+    run(&mut restore);
+    etcd.start_member(0);
+    knows(&store, &["saved"]).await;
+    until_ready(&store).await;
+    store.create(&record("unsaved")).await.unwrap();
+    knows(&store, &["saved", "unsaved"]).await;
+}
+
+#[tokio::test]
+async fn a_record_that_etcd_cannot_take_is_refused_by_its_size() {
+    let (etcd, folder) = (Etcd::start(1), tempfile::tempdir().unwrap());
+    let store = open(&etcd, &folder.path().join("mirror")).await;
+    let mut large = record("large");
+    large.versions[0].image.settings.env.insert("A".into(), "x".repeat(2 << 20));
+    let error = store.create(&large).await.unwrap_err();
+    assert!(matches!(&error, StoreError::TooLarge { key, .. } if key == "large"), "{error}");
+}
+
+/// A CA, and by it a server's and a client's certificate.
+fn make_certificates(folder: &Path) {
+    let openssl = |arguments: &str| {
+        run(Command::new("openssl").args(arguments.split(' ')).current_dir(folder));
+    };
+    openssl(
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=ca -keyout ca.key -out ca.pem",
+    );
+    std::fs::write(
+        folder.join("names"),
+        "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n",
+    )
+    .unwrap();
+    for name in ["server", "client"] {
+        openssl(&format!(
+            "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /O={name} -keyout {name}.key -out {name}.csr"
+        ));
+        openssl(&format!(
+            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -extfile names -out {name}.pem"
+        ));
+    }
+}
+
+#[tokio::test]
+async fn etcd_is_reached_over_tls_and_as_a_user() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    make_certificates(folder.path());
+    let etcd = Etcd::start_with_tls(folder.path());
+    for command in [
+        "user add root:secret",
+        "user grant-role root root",
+        "user add fnbuild:secret",
+        "role add fnbuild",
+        "role grant-permission fnbuild readwrite --prefix=true /fnbuild/",
+        "user grant-role fnbuild fnbuild",
+        "auth enable",
+    ] {
+        run(etcd.etcdctl().args(command.split(' ')));
+    }
+
+    let mut options = etcd.options();
+    let refused = EtcdStore::open(&options, &file("mirror")).await.err().unwrap();
+    assert!(matches!(refused, StoreError::Away { .. }), "an unknown authority: {refused}");
+    options.tls =
+        EtcdTls { authority: Some(file("ca.pem")), identity: Some((file("client.pem"), file("client.key"))) };
+    let refused = EtcdStore::open(&options, &file("mirror")).await.err().unwrap();
+    assert!(matches!(refused, StoreError::Refused { .. }), "no user: {refused}");
+    options.user = Some(EtcdUser { name: "fnbuild".into(), password: "wrong".into() });
+    let refused = EtcdStore::open(&options, &file("mirror")).await.err().unwrap();
+    assert!(matches!(refused, StoreError::Refused { .. }), "a wrong password: {refused}");
+    options.user = Some(EtcdUser { name: "fnbuild".into(), password: "secret".into() });
+    keeps_the_contract(&EtcdStore::open(&options, &file("mirror")).await.unwrap()).await;
+}
