@@ -13,6 +13,7 @@ mod exec;
 mod hint;
 mod invoke;
 mod list;
+mod lock;
 mod log_writer;
 mod login;
 mod logout;
@@ -92,6 +93,7 @@ enum Verb {
     Invoke(invoke::Arguments),
     #[command(visible_alias = "ls")]
     List(list::Arguments),
+    Lock(lock::Arguments),
     #[command(hide = true)]
     LogWriter(log_writer::Arguments),
     Registry(registry::Arguments),
@@ -158,6 +160,7 @@ fn run(verb: Verb, common: &Common, printer: &Printer) -> anyhow::Result<Outcome
         Verb::Login(arguments) => login::run(&arguments, printer),
         Verb::Logout(arguments) => logout::run(&arguments, printer),
         Verb::Push(arguments) => push::run(&arguments, common, printer),
+        Verb::Lock(arguments) => lock::run(&arguments, common, printer),
         Verb::Logs(arguments) => logs::run(&arguments, printer),
         Verb::Rollback(arguments) => rollback::run(&arguments, printer),
         Verb::Scale(arguments) => scale::run(&arguments, printer),

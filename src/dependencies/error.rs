@@ -13,6 +13,8 @@ use crate::oci::Platform;
 pub enum DependencyError {
     #[error("{file}, line {line}: {reason}: {text:?}")]
     Refused { file: String, line: usize, text: String, reason: Refusal },
+    #[error("{source_name} asks for no packages")]
+    NoRequirements { source_name: String },
     #[error("{file} is not a lock that fnbuild wrote: {reason}")]
     BadLock { file: String, reason: String },
     #[error("{file} no longer fits the requirements")]
@@ -116,6 +118,9 @@ impl DependencyError {
             }
             Self::Refused { reason: Refusal::Vcs | Refusal::Path, .. } => {
                 "put the package's own files into the source, beside func.py"
+            }
+            Self::NoRequirements { .. } => {
+                "put a requirements.txt into the source, or name one with --requirements"
             }
             Self::BadLock { .. } | Self::Stale { .. } => "run `fnbuild lock SOURCE` to write it anew",
             Self::OtherBase { .. } => "run `fnbuild lock SOURCE --base NAME` with the base you push on",

@@ -15,7 +15,7 @@ use super::target::{Tag, Target};
 const STEP: &str = "install the packages";
 const COMPILE: &str = "compile the packages";
 /// Where the tree is in a container; also the file names in tracebacks.
-const PLACE: &str = "/function/.fnbuild/packages";
+pub(super) const PLACE: &str = "/function/.fnbuild/packages";
 /// What uv leaves that says where and how it ran, or that is of no use in a container.
 ///
 /// `bin` holds programs: most are wrappers that begin with the path of this machine's Python, and nothing in a container

@@ -110,6 +110,11 @@ impl Machine {
         }
     }
 
+    /// With this uv and no other.
+    pub fn with_uv(self, uv: PathBuf) -> Self {
+        Self { uv: Some(uv), ..self }
+    }
+
     pub(super) fn variables(&self) -> &[(OsString, OsString)] {
         &self.variables
     }

@@ -2,7 +2,7 @@
 //!
 //! Read it in this order:
 //!
-//! 1. [`Requirements`]: what a stranger's file may say, and nothing else.
+//! 1. [`Wanted`], [`Requirements`]: what a source asks for; what a stranger's file may say, and nothing else.
 //! 2. [`Target`]: the base's Python, libc and CPU. Never this machine's.
 //! 3. [`Dependencies::resolve`] → [`Lock`]: one wheel for each package and platform, by hash. `fnbuild lock` keeps it.
 //! 4. [`Dependencies::layer`]: the wheels of a lock, installed and byte-compiled in `/function/.fnbuild/packages`, as a
@@ -21,6 +21,7 @@ mod requirement;
 mod requirements;
 mod resolve;
 mod target;
+mod wanted;
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -35,9 +36,10 @@ pub use machine::Machine;
 pub use process::Cancel;
 pub use requirements::Requirements;
 pub use target::{GLIBC_LABEL, PYTHON_LABEL, Target};
+pub use wanted::{Places, Wanted, lock_path};
 
-use crate::image::{self, Layer, Layout, Level};
-use crate::oci::{Descriptor, Digest};
+use crate::image::{self, Base, Layer, Layout, Level};
+use crate::oci::{Descriptor, Digest, History};
 use process::Limits;
 
 /// Changed whenever the same lock would give another layer.
@@ -95,6 +97,27 @@ pub struct Installed {
     pub diff_id: Digest,
     /// Whether anything was installed for this call.
     pub is_new: bool,
+}
+
+impl Installed {
+    /// The base with this layer on top: what the code's layer is then put on. It keeps the base's name and digest.
+    pub fn upon(&self, base: &Base) -> Base {
+        let mut base = base.clone();
+        let told = base.config.history.iter().filter(|entry| !entry.empty_layer).count();
+        // Where a base tells too little of its history, one more entry would be taken for another layer's.
+        if told == base.layers.len() {
+            base.config.history.push(History {
+                created: base.config.created.clone(),
+                created_by: Some("fnbuild build".into()),
+                comment: Some(format!("the function's packages in {}", install::PLACE)),
+                empty_layer: false,
+            });
+        }
+        base.config.rootfs.diff_ids.push(self.diff_id.clone());
+        base.manifest.layers.push(self.descriptor.clone());
+        base.layers.push(self.layer.clone());
+        base
+    }
 }
 
 /// What is kept beside the blob.
@@ -180,6 +203,7 @@ impl Dependencies {
         Ok(self.installed(kept.descriptor, kept.diff_id, true))
     }
 
+    /// A handle to what is in the cache.
     fn installed(&self, descriptor: Descriptor, diff_id: Digest, is_new: bool) -> Installed {
         let layer = self.layers.layer(descriptor.clone(), diff_id.clone());
         Installed { layer, descriptor, diff_id, is_new }

@@ -7,7 +7,7 @@ use super::requirement::Requirement;
 use crate::oci::Digest;
 
 /// More than this is no list that a person keeps.
-const MAX_BYTES: usize = 1 << 20;
+pub(super) const MAX_BYTES: usize = 1 << 20;
 /// A line is shown in a message up to here.
 const SHOWN: usize = 80;
 

@@ -12,6 +12,8 @@ pub const PYTHON_LABEL: &str = "io.fnbuild.python";
 /// The label of a base that names its libc: `2.36`, of glibc.
 pub const GLIBC_LABEL: &str = "io.fnbuild.glibc";
 
+const DEFAULT_BASE: &str = "python3.11-flask2.3";
+
 /// Where dependencies are to run.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Target {
@@ -29,6 +31,9 @@ impl Target {
         let env =
             |key: &str| config.config.env.iter().find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
         let unknown = |what| DependencyError::UnknownBase { base: name.into(), what };
+        if let (None, Some(known)) = (label(PYTHON_LABEL), Self::of_default_base(name)) {
+            return Ok(Self { platform: without_variant(&config.platform), ..known });
+        }
         let python = label(PYTHON_LABEL).or_else(|| env("PYTHON_VERSION")).and_then(numbers::<3>);
         let [major, minor, patch] = python.ok_or_else(|| unknown("which Python it has"))?;
         let [libc_major, libc_minor] =
@@ -36,10 +41,16 @@ impl Target {
         let target = Self {
             python: (major, minor, patch),
             glibc: (libc_major, libc_minor),
-            platform: config.platform.clone(),
+            platform: without_variant(&config.platform),
         };
         target.machine().ok_or_else(|| unknown("a CPU that wheels are made for"))?;
         Ok(target)
+    }
+
+    /// What the default base is, on linux/amd64: it can be locked for before it is there.
+    pub fn of_default_base(name: &str) -> Option<Self> {
+        let platform = Platform { architecture: "amd64".into(), os: "linux".into(), variant: None };
+        (name == DEFAULT_BASE).then_some(Self { python: (3, 11, 2), glibc: (2, 36), platform })
     }
 
     /// The CPU in the words of wheels and of `platform.machine()`; `None` for one that fnbuild does not serve.
@@ -125,6 +136,11 @@ pub(super) fn machine(platform: &Platform) -> Option<&'static str> {
         ("linux", "arm64") => Some("aarch64"),
         _ => None,
     }
+}
+
+/// Wheels know one kind of each CPU.
+fn without_variant(platform: &Platform) -> Platform {
+    Platform { variant: None, ..platform.clone() }
 }
 
 /// `3.11.2` → three numbers; what is missing at the end is 0.

@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 
+pub use crate::registry::Error as RegistryError;
 pub use base::Arrival;
 pub use content::Meter;
 pub use error::PublishError;
-pub use crate::registry::Error as RegistryError;
 pub use published::Published;
 
 use crate::function::EntryPoint;

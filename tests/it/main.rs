@@ -2,6 +2,7 @@
 
 mod base;
 mod cli;
+mod dependencies;
 mod etcd;
 mod gateway;
 mod house;

@@ -1,0 +1,124 @@
+//! `fnbuild lock SOURCE`: resolves a source's requirements and writes `requirements.lock` beside it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::{Common, Outcome, Printer};
+use crate::dependencies::{self, Cancel, Dependencies, DependencyError, Machine, Places, Target, Wanted};
+use crate::function::EntryPoint;
+use crate::image::{Base, Layout};
+use crate::oci::Platform;
+use crate::source::{self, Source};
+
+/// Resolve a source's requirements and keep the result as requirements.lock
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// A folder (the lock is written into it), a zip or a .py file (beside it)
+    source: PathBuf,
+    /// This list instead of the source's own requirements.txt
+    #[arg(long, env = "FNBUILD_REQUIREMENTS", value_name = "FILE")]
+    requirements: Option<PathBuf>,
+    /// Only the packages that are listed, without what they depend on
+    #[arg(long, env = "FNBUILD_NO_DEPS")]
+    no_deps: bool,
+    /// The base that the packages are to fit
+    #[arg(long, env = "FNBUILD_BASE", default_value = "python3.11-flask2.3", value_name = "NAME")]
+    base: String,
+    /// The platforms that the lock is for [default: the base's]
+    #[arg(long, env = "FNBUILD_PLATFORM", value_delimiter = ',', value_parser = platform, value_name = "OS/CPU,…")]
+    platform: Vec<Platform>,
+    /// Where the source's function is, when it is not func:run
+    #[arg(long, env = "FNBUILD_ENTRY", value_name = "MODULE:FUNCTION")]
+    entry: Option<EntryPoint>,
+    /// Use only packages that were fetched before
+    #[arg(long, env = "FNBUILD_OFFLINE")]
+    offline: bool,
+    /// How long uv may take, in seconds
+    #[arg(long, env = "FNBUILD_DEPENDENCIES_TIMEOUT", default_value_t = 300, value_name = "SECONDS")]
+    dependencies_timeout: u64,
+}
+
+fn platform(text: &str) -> Result<Platform, String> {
+    dependencies::platform(text).ok_or_else(|| "expected linux/amd64 or linux/arm64".into())
+}
+
+pub fn run(arguments: &Arguments, common: &Common, printer: &Printer) -> anyhow::Result<Outcome> {
+    let data = common.data_dir()?;
+    let options = source::Options { entry: arguments.entry.clone(), ..source::Options::default() };
+    let source = Source::open(&arguments.source, &options)?;
+    // An old lock that cannot be read any more is no reason not to write a new one.
+    let (list, no_deps) = (arguments.requirements.as_deref(), arguments.no_deps);
+    let places = Places { source: None, requirements: list, no_deps };
+    let requirements = Wanted::requirements_of(&source, places)?;
+    if requirements.is_empty() {
+        return Err(
+            DependencyError::NoRequirements { source_name: arguments.source.display().to_string() }.into()
+        );
+    }
+    let targets = targets(arguments, &data)?;
+    let options = dependencies::Options {
+        offline: arguments.offline,
+        timeout: Duration::from_secs(arguments.dependencies_timeout),
+        cancel: cancel_on_signal()?,
+        ..dependencies::Options::default()
+    };
+    let lock = Dependencies::open(&data, Machine::of_this_process(&data), options.clone())?
+        .resolve(&requirements, &targets)?;
+    for target in &targets {
+        let pins: Vec<_> =
+            lock.pins(target).iter().map(|pin| format!("{} {}", pin.name, pin.version)).collect();
+        printer.status(format!("for {target}: {}", pins.join(", ")));
+    }
+    let path = dependencies::lock_path(&source, &arguments.source);
+    write(&path, lock.render().as_bytes()).with_context(|| format!("write {}", path.display()))?;
+    printer.data(path.display().to_string());
+    Ok(Outcome::Success)
+}
+
+/// The base's Python and libc, on each of the platforms.
+fn targets(arguments: &Arguments, data: &Path) -> anyhow::Result<Vec<Target>> {
+    let base = match Target::of_default_base(&arguments.base) {
+        Some(target) => target,
+        None => Target::of(
+            &arguments.base,
+            &Base::open(&Layout::open(data.join("bases"))?, &arguments.base)?.config,
+        )?,
+    };
+    if arguments.platform.is_empty() {
+        return Ok(vec![base]);
+    }
+    let on = |platform: &Platform| Target { platform: platform.clone(), ..base.clone() };
+    Ok(arguments.platform.iter().map(on).collect())
+}
+
+/// Ends uv when this process is asked to end: it runs in a group of its own and would go on.
+fn cancel_on_signal() -> anyhow::Result<Cancel> {
+    let cancel = Cancel::default();
+    let ours = cancel.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        runtime.block_on(async {
+            use tokio::signal::unix::{SignalKind, signal};
+            if let (Ok(mut terminate), Ok(mut interrupt)) =
+                (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+            {
+                tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+                ours.cancel();
+            }
+        });
+    })?;
+    Ok(cancel)
+}
+
+/// In one step, so that a lock is never seen half written.
+fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file =
+        tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o644)).tempfile_in(folder)?;
+    std::io::Write::write_all(&mut file, bytes)?;
+    file.persist(path)?;
+    Ok(())
+}
