@@ -1,12 +1,12 @@
 //! `fnbuild lock SOURCE`: resolves a source's requirements and writes `requirements.lock` beside it.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::Context;
 
+use super::requirements::{RequirementArguments, cancelled_by_signal};
 use super::{Common, Outcome, Printer};
-use crate::dependencies::{self, Cancel, Dependencies, DependencyError, Machine, Places, Target, Wanted};
+use crate::dependencies::{self, Cancel, Dependencies, DependencyError, Places, Target, Wanted};
 use crate::function::EntryPoint;
 use crate::image::{Base, Layout};
 use crate::oci::Platform;
@@ -17,12 +17,8 @@ use crate::source::{self, Source};
 pub struct Arguments {
     /// A folder (the lock is written into it), a zip or a .py file (beside it)
     source: PathBuf,
-    /// This list instead of the source's own requirements.txt
-    #[arg(long, env = "FNBUILD_REQUIREMENTS", value_name = "FILE")]
-    requirements: Option<PathBuf>,
-    /// Only the packages that are listed, without what they depend on
-    #[arg(long, env = "FNBUILD_NO_DEPS")]
-    no_deps: bool,
+    #[command(flatten)]
+    requirements: RequirementArguments,
     /// The base that the packages are to fit
     #[arg(long, env = "FNBUILD_BASE", default_value = "python3.11-flask2.3", value_name = "NAME")]
     base: String,
@@ -32,12 +28,6 @@ pub struct Arguments {
     /// Where the source's function is, when it is not func:run
     #[arg(long, env = "FNBUILD_ENTRY", value_name = "MODULE:FUNCTION")]
     entry: Option<EntryPoint>,
-    /// Use only packages that were fetched before
-    #[arg(long, env = "FNBUILD_OFFLINE")]
-    offline: bool,
-    /// How long uv may take, in seconds
-    #[arg(long, env = "FNBUILD_DEPENDENCIES_TIMEOUT", default_value_t = 300, value_name = "SECONDS")]
-    dependencies_timeout: u64,
 }
 
 fn platform(text: &str) -> Result<Platform, String> {
@@ -48,24 +38,20 @@ pub fn run(arguments: &Arguments, common: &Common, printer: &Printer) -> anyhow:
     let data = common.data_dir()?;
     let options = source::Options { entry: arguments.entry.clone(), ..source::Options::default() };
     let source = Source::open(&arguments.source, &options)?;
+    let packages = arguments.requirements.packages(&data);
     // An old lock that cannot be read any more is no reason not to write a new one.
-    let (list, no_deps) = (arguments.requirements.as_deref(), arguments.no_deps);
-    let places = Places { source: None, requirements: list, no_deps };
-    let requirements = Wanted::requirements_of(&source, places)?;
+    let (list, no_deps) = (packages.requirements.as_deref(), packages.no_deps);
+    let requirements =
+        Wanted::requirements_of(&source, Places { source: None, requirements: list, no_deps })?;
     if requirements.is_empty() {
         return Err(
             DependencyError::NoRequirements { source_name: arguments.source.display().to_string() }.into()
         );
     }
     let targets = targets(arguments, &data)?;
-    let options = dependencies::Options {
-        offline: arguments.offline,
-        timeout: Duration::from_secs(arguments.dependencies_timeout),
-        cancel: cancel_on_signal()?,
-        ..dependencies::Options::default()
-    };
-    let lock = Dependencies::open(&data, Machine::of_this_process(&data), options.clone())?
-        .resolve(&requirements, &targets)?;
+    cancel_on_signal(packages.options.cancel.clone())?;
+    let lock =
+        Dependencies::open(&data, packages.machine, packages.options)?.resolve(&requirements, &targets)?;
     for target in &targets {
         let pins: Vec<_> =
             lock.pins(target).iter().map(|pin| format!("{} {}", pin.name, pin.version)).collect();
@@ -93,23 +79,12 @@ fn targets(arguments: &Arguments, data: &Path) -> anyhow::Result<Vec<Target>> {
     Ok(arguments.platform.iter().map(on).collect())
 }
 
-/// Ends uv when this process is asked to end: it runs in a group of its own and would go on.
-fn cancel_on_signal() -> anyhow::Result<Cancel> {
-    let cancel = Cancel::default();
-    let ours = cancel.clone();
+/// On a thread of its own, beside the resolver, which blocks.
+fn cancel_on_signal(cancel: Cancel) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        runtime.block_on(async {
-            use tokio::signal::unix::{SignalKind, signal};
-            if let (Ok(mut terminate), Ok(mut interrupt)) =
-                (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-            {
-                tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-                ours.cancel();
-            }
-        });
-    })?;
-    Ok(cancel)
+    let wait = move || runtime.block_on(cancelled_by_signal(cancel));
+    std::thread::Builder::new().name("signals".into()).spawn(wait)?;
+    Ok(())
 }
 
 /// In one step, so that a lock is never seen half written.

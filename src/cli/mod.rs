@@ -22,6 +22,7 @@ mod output;
 mod push;
 mod registry;
 mod registry_flags;
+mod requirements;
 mod rollback;
 mod scale;
 mod serve;

@@ -12,10 +12,11 @@ use serde::Serialize;
 use crate::api;
 use crate::function::{EntryPoint, FunctionName, Memory, SettingsPatch};
 use crate::oci::{Digest, Reference, Repository, Tag};
-use crate::publish::{self, Job, Meter, PushedImage};
+use crate::publish::{self, Job, Meter, PublishError, PushedImage, Resolved};
 use crate::{image, source};
 
 use super::registry_flags::RegistryArguments;
+use super::requirements::{RequirementArguments, cancelled_by_signal};
 use super::server::{Server, ServerArguments, ServerError};
 use super::settings::SettingArguments;
 use super::{Common, Outcome, OutputFormat, Printer};
@@ -39,6 +40,8 @@ pub struct Arguments {
     base: String,
     #[command(flatten)]
     bounds: BoundArguments,
+    #[command(flatten)]
+    requirements: RequirementArguments,
     #[command(flatten)]
     registry: RegistryArguments,
     /// Push the image and tell no server
@@ -154,11 +157,13 @@ async fn push_image(
         (true, []) => vec![Tag::latest()],
         (true, tags) => tags.to_vec(),
     };
+    let data = common.data_dir()?;
     let job = Job {
         source: arguments.source.clone(),
         from: source::Options { entry: arguments.entry.clone(), bounds: arguments.bounds.bounds() },
         base: arguments.base.clone(),
-        data: common.data_dir()?,
+        packages: arguments.requirements.packages(&data),
+        data,
         repository: name.repository(),
         options: image::Options {
             name: Some(name.to_string()),
@@ -169,7 +174,7 @@ async fn push_image(
     };
     let meter = Arc::new(Meter::default());
     let pushed = {
-        let pushing = publish::publish(&registry, &job, &meter);
+        let pushing = or_interrupted(publish::publish(&registry, &job, &meter), &job);
         if printer.shows_progress() { watched(pushing, &meter).await? } else { pushing.await? }
     };
     explain(&pushed, printer);
@@ -198,6 +203,22 @@ async fn push_image(
         (report.version, report.unchanged) = (Some(told.version), told.unchanged);
     }
     Ok(report)
+}
+
+/// A push that is interrupted first ends uv, which would go on alone.
+async fn or_interrupted(
+    pushing: impl Future<Output = Result<PushedImage, PublishError>>,
+    job: &Job,
+) -> anyhow::Result<PushedImage> {
+    let mut pushing = std::pin::pin!(pushing);
+    tokio::select! {
+        done = &mut pushing => return Ok(done?),
+        () = cancelled_by_signal(job.packages.options.cancel.clone()) => {}
+    }
+    match tokio::time::timeout(Duration::from_millis(100), pushing).await {
+        Ok(done) => Ok(done?),
+        Err(_) => anyhow::bail!("interrupted"),
+    }
 }
 
 fn reference(arguments: &Arguments, job: &Job, pushed: &PushedImage) -> Reference {
@@ -307,6 +328,19 @@ fn print(report: &Report, output: OutputFormat, printer: &Printer) -> anyhow::Re
 
 /// For `-v`: what each layer was, and where the time went.
 fn explain(pushed: &PushedImage, printer: &Printer) {
+    if let Some(report) = &pushed.packages {
+        let packages = report.packages.join(", ");
+        match report.resolved {
+            Resolved::Locked => printer.detail(format!("packages by requirements.lock: {packages}")),
+            Resolved::Kept => {
+                printer
+                    .status(format!("no requirements.lock; packages as resolved within a day: {packages}"));
+            }
+            Resolved::Now => printer.status(format!(
+                "no requirements.lock; packages resolved now: {packages} (`fnbuild lock` keeps them)"
+            )),
+        }
+    }
     for (layer, arrival) in &pushed.layers {
         printer.detail(format!("{} {:>9} {} bytes", layer.digest.short(), arrival.as_str(), layer.size));
     }

@@ -31,9 +31,7 @@ pub(super) fn install(
     limits: &Limits,
 ) -> Result<PathBuf, DependencyError> {
     let list = work.join("requirements.txt");
-    let line = |pin: &&Pin| format!("{}=={} --hash=sha256:{}\n", pin.name, pin.version, pin.sha256);
-    let text: String = pins.iter().map(line).collect();
-    fs::write(&list, text).map_err(DependencyError::io("write", &list))?;
+    fs::write(&list, self::list(pins)).map_err(DependencyError::io("write", &list))?;
     uv.args(["--requirements", "requirements.txt", "--target", "packages", "--link-mode", "copy"])
         .args(["--require-hashes", "--no-deps"]);
     let finished = process::run(STEP, &mut uv, work, limits)?;
@@ -43,6 +41,12 @@ pub(super) fn install(
     let packages = work.join("packages");
     fs::create_dir_all(&packages).map_err(DependencyError::io("create", &packages))?;
     Ok(packages)
+}
+
+/// The pins as a requirements file.
+pub(super) fn list(pins: &[&Pin]) -> String {
+    let line = |pin: &&Pin| format!("{}=={} --hash=sha256:{}\n", pin.name, pin.version, pin.sha256);
+    pins.iter().map(line).collect()
 }
 
 /// Byte-compiles the tree. The files are marked as valid whatever the time of their source is: times in a layer are
@@ -118,7 +122,7 @@ pub(super) fn check(packages: &Path, target: &Target, max_unpacked: u64) -> Resu
     let mut unpacked = 0;
     let mut folders = vec![packages.to_path_buf()];
     while let Some(folder) = folders.pop() {
-        for path in list(&folder)? {
+        for path in sorted(&folder)? {
             let meta = fs::symlink_metadata(&path).map_err(DependencyError::io("read", &path))?;
             let misfit = |reason: String| misfit(packages, &path, target, reason);
             if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".wh.")) {
@@ -142,7 +146,7 @@ pub(super) fn check(packages: &Path, target: &Target, max_unpacked: u64) -> Resu
 
 /// Sets every mode below `folder` to one of two, so that neither a umask nor a wheel's maker decides them.
 pub(super) fn set_modes(folder: &Path) -> Result<(), DependencyError> {
-    for path in list(folder)? {
+    for path in sorted(folder)? {
         let meta = fs::symlink_metadata(&path).map_err(DependencyError::io("read", &path))?;
         let mode = if meta.is_dir() || meta.permissions().mode() & 0o111 != 0 { 0o755 } else { 0o644 };
         let set = fs::set_permissions(&path, Permissions::from_mode(mode));
@@ -155,7 +159,7 @@ pub(super) fn set_modes(folder: &Path) -> Result<(), DependencyError> {
 }
 
 /// What is in a folder, sorted.
-fn list(folder: &Path) -> Result<Vec<PathBuf>, DependencyError> {
+fn sorted(folder: &Path) -> Result<Vec<PathBuf>, DependencyError> {
     let read = || fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>();
     let mut paths = read().map_err(DependencyError::io("list", folder))?;
     paths.sort();
@@ -168,7 +172,7 @@ fn misfit(packages: &Path, path: &Path, target: &Target, reason: String) -> Depe
 }
 
 fn dist_infos(packages: &Path) -> Result<Vec<PathBuf>, DependencyError> {
-    let mut found = list(packages)?;
+    let mut found = sorted(packages)?;
     found.retain(|path| path.extension().is_some_and(|extension| extension == "dist-info"));
     Ok(found)
 }

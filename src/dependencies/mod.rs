@@ -36,7 +36,7 @@ pub use machine::Machine;
 pub use process::Cancel;
 pub use requirements::Requirements;
 pub use target::{GLIBC_LABEL, PYTHON_LABEL, Target};
-pub use wanted::{Places, Wanted, lock_path};
+pub use wanted::{Places, Wanted, lock_beside, lock_path};
 
 use crate::image::{self, Base, Layer, Layout, Level};
 use crate::oci::{Descriptor, Digest, History};
@@ -191,6 +191,9 @@ impl Dependencies {
         let content = work.path().join("layer");
         let place = content.join(".fnbuild");
         fs::create_dir_all(&place).map_err(DependencyError::io("create", &place))?;
+        // The versions and hashes stay with the image.
+        let list = place.join("requirements.lock");
+        fs::write(&list, install::list(&pins)).map_err(DependencyError::io("write", &list))?;
         fs::rename(&packages, place.join("packages")).map_err(DependencyError::io("move", &packages))?;
         install::set_modes(&content)?;
         let (written, blob) =

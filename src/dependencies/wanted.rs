@@ -82,8 +82,13 @@ impl Wanted {
 pub fn lock_path(source: &Source, path: &Path) -> PathBuf {
     match source.form() {
         Form::Folder => path.join(LOCK),
-        Form::Zip | Form::File => path.with_file_name(LOCK),
+        Form::Zip | Form::File => lock_beside(path),
     }
+}
+
+/// Where the lock of a zip or `.py` is.
+pub fn lock_beside(path: &Path) -> PathBuf {
+    path.with_file_name(LOCK)
 }
 
 /// A small file of a source, by its path.

@@ -63,8 +63,16 @@ impl Cache {
     }
 
     /// Names everything that decides an image's digest: decision 5 of the design.
-    pub fn key(source: &Digest, base: &Digest, from: &source::Options, options: &Options) -> String {
-        Digest::of(format!("{BUILDER}\n{source}\n{base}\n{from:?}\n{options:?}")).hex().to_string()
+    pub fn key(
+        source: &Digest,
+        base: &Digest,
+        packages: &str,
+        from: &source::Options,
+        options: &Options,
+    ) -> String {
+        Digest::of(format!("{BUILDER}\n{source}\n{base}\n{packages}\n{from:?}\n{options:?}"))
+            .hex()
+            .to_string()
     }
 
     pub fn built(&self, key: &str) -> Option<Built> {
@@ -183,12 +191,13 @@ mod tests {
     fn everything_that_decides_the_image_is_in_the_key() {
         let (source, base) = (Digest::of(b"s"), Digest::of(b"b"));
         let (from, options) = (source::Options::default(), Options::default());
-        let key = Cache::key(&source, &base, &from, &options);
+        let key = Cache::key(&source, &base, "", &from, &options);
         let other = Options { env: vec![("A".into(), "B".into())], ..Options::default() };
-        assert_ne!(key, Cache::key(&source, &base, &from, &other));
-        assert_ne!(key, Cache::key(&base, &source, &from, &options));
+        assert_ne!(key, Cache::key(&source, &base, "", &from, &other));
+        assert_ne!(key, Cache::key(&base, &source, "", &from, &options));
+        assert_ne!(key, Cache::key(&source, &base, "a lock", &from, &options));
         let entry = source::Options { entry: Some("a:b".parse().unwrap()), ..source::Options::default() };
-        assert_ne!(key, Cache::key(&source, &base, &entry, &options));
+        assert_ne!(key, Cache::key(&source, &base, "", &entry, &options));
     }
 
     #[test]

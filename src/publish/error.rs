@@ -1,5 +1,6 @@
 //! What can keep a source from becoming a pushed image.
 
+use crate::dependencies::DependencyError;
 use crate::image::ImageError;
 use crate::oci::{Digest, Tag};
 use crate::registry;
@@ -11,6 +12,8 @@ pub enum PublishError {
     Source(#[from] SourceError),
     #[error(transparent)]
     Image(#[from] ImageError),
+    #[error(transparent)]
+    Dependencies(#[from] DependencyError),
     #[error("push {what} to {to}")]
     Push { what: String, to: String, source: Box<registry::Error> },
     #[error("{to} still lacks blobs of {digest} after they were all uploaded")]
@@ -27,6 +30,7 @@ impl PublishError {
         match self {
             Self::Source(error) => error.hint(),
             Self::Image(error) => error.hint(),
+            Self::Dependencies(error) => error.hint(),
             Self::Push { source, .. } => source.hint(),
             Self::StillIncomplete { .. } | Self::TagForgotten { .. } => {
                 Some("the registry does not keep what it is given: see its log and its storage".into())

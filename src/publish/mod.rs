@@ -9,6 +9,7 @@ mod base;
 mod cache;
 mod content;
 mod error;
+mod packages;
 mod published;
 mod push;
 
@@ -22,6 +23,7 @@ pub use crate::registry::Error as RegistryError;
 pub use base::Arrival;
 pub use content::Meter;
 pub use error::PublishError;
+pub use packages::{Packages, PackagesReport, Resolved};
 pub use published::Published;
 
 use crate::function::EntryPoint;
@@ -30,6 +32,7 @@ use crate::oci::{Descriptor, Digest, Repository, Tag};
 use crate::registry::Registry;
 use crate::source::{self, Source};
 use cache::{Before, Built, Cache};
+use packages::CancelOnDrop;
 
 /// What is to be published, and where it comes from.
 #[derive(Clone, Debug)]
@@ -42,6 +45,7 @@ pub struct Job {
     pub data: PathBuf,
     pub repository: Repository,
     pub options: image::Options,
+    pub packages: Packages,
     /// None: by digest alone.
     pub tags: Vec<Tag>,
 }
@@ -57,6 +61,8 @@ pub struct PushedImage {
     pub unchanged: bool,
     /// Lowest first; empty where nothing changed.
     pub layers: Vec<(Descriptor, Arrival)>,
+    /// `None` where nothing changed, or nothing is asked for.
+    pub packages: Option<PackagesReport>,
     /// What took how long, in order. Steps overlap.
     pub times: Vec<(&'static str, Duration)>,
 }
@@ -102,9 +108,21 @@ pub async fn publish(
         return Ok(done);
     }
     let hashed = begun.elapsed();
-    let work = push::Push { registry, job, cache: &cache, layout: &layout, base: &base, meter };
+    let (upon, packages) = {
+        let (base, source, mut job) = (base.clone(), source.clone(), job.clone());
+        job.packages.options.max_unpacked = job.from.bounds.unpacked;
+        // Dropped with this future: nobody waits for uv then.
+        let _guard = CancelOnDrop(job.packages.options.cancel.clone());
+        offload(move || job.packages.put_upon(&base, &job.data, &source, &job.source)).await??
+    };
+    let prepared = begun.elapsed() - hashed;
+    let work = push::Push { registry, job, cache: &cache, layout: &layout, base: &upon, meter };
     let mut published = work.run(source, code, describing).await?;
     published.times.insert(0, ("source", hashed));
+    if packages.is_some() {
+        published.times.insert(1, ("packages", prepared));
+    }
+    published.packages = packages;
     let built = Built { digest: published.digest.clone(), entry: published.entry.clone() };
     cache.keep_built(&known.key(&source_digest), &built);
     published.times.push(("all", begun.elapsed()));
@@ -132,7 +150,8 @@ struct Known<'a> {
 
 impl Known<'_> {
     fn key(&self, source: &Digest) -> String {
-        Cache::key(source, &self.base.descriptor.digest, &self.job.from, &self.job.options)
+        let packages = self.job.packages.key(&self.job.source);
+        Cache::key(source, &self.base.descriptor.digest, &packages, &self.job.from, &self.job.options)
     }
 
     /// The image of this source, if it was built before and the registry still has it as it should.
@@ -155,6 +174,7 @@ impl Known<'_> {
             entry,
             unchanged: true,
             layers: Vec::new(),
+            packages: None,
             times: vec![("all", begun.elapsed())],
         }))
     }

@@ -72,6 +72,7 @@ impl Push<'_> {
             entry: source.entry_point().clone(),
             unchanged: false,
             layers,
+            packages: None,
             times: vec![("blobs", sent), ("manifest", begun.elapsed() - sent)],
         })
     }

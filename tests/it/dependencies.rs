@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::support::{fnbuild, run, run_failing};
 
 /// uv as `scripts/setup` installs it, else the one on `PATH`.
-fn uv() -> Option<PathBuf> {
+pub fn uv() -> Option<PathBuf> {
     Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/bin/uv")).filter(|path| path.exists())
 }
 

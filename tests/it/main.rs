@@ -6,6 +6,7 @@ mod dependencies;
 mod etcd;
 mod gateway;
 mod house;
+mod packages;
 mod push;
 mod registries;
 mod replica;

@@ -20,12 +20,12 @@ const BASE: &str = "python3.11-flask2.3";
 const ADD: &str = "def run(x, y):\n    return x + y\n";
 
 /// A data folder with a small base of three layers, and a source.
-struct Home {
+pub struct Home {
     dir: TempDir,
 }
 
 impl Home {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::create(dir.path().join("data/bases")).unwrap();
         let layers = ["os", "flask", "runtime"].map(|name| {
@@ -47,16 +47,16 @@ impl Home {
         home
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub fn write(&self, name: &str, text: &str) {
         std::fs::write(self.path(name), text).unwrap();
     }
 
     /// The program, with this data folder and a docker configuration of its own.
-    fn fnbuild(&self, registry: &str) -> Command {
+    pub fn fnbuild(&self, registry: &str) -> Command {
         let mut command = fnbuild();
         command.env("FNBUILD_DATA_DIR", self.path("data")).env("FNBUILD_REGISTRY", registry);
         command.env("DOCKER_CONFIG", self.path("docker")).current_dir(self.dir.path()).stdin(Stdio::null());
@@ -77,6 +77,7 @@ impl Home {
             data: self.path("data"),
             repository: repository.parse().unwrap(),
             options: Default::default(),
+            packages: fnbuild::publish::Packages::of_this_process(&self.path("data")),
             tags: vec![Tag::latest()],
         }
     }
