@@ -8,15 +8,16 @@
 //! |---|---|---|---|
 //! | 7 | [`cli`] | one file per verb: parse, call, print | all |
 //! | 7 | [`serve`], [`config`] | the validated configuration; assembles the rooms, stops them in order | all but `cli` |
-//! | 6 | [`api`] | the management REST API | `publish`, `replica`, `store`, `function` |
+//! | 6 | [`api`] | the management REST API | `publish`, `replica`, `secrets`, `store`, `function` |
 //! | 5 | [`gateway`] | the HTTP trigger: route, wait for a replica, proxy | `replica`, `function` |
 //! | 5 | [`registry_server`] | the embedded OCI registry | `oci` |
 //! | 4 | [`publish`] | the one way from a source to a pushed image | `base`, `dependencies`, `registry`, `image`, `source`, `function`, `oci` |
-//! | 4 | [`replica`] | from a record to an answering address | `containerd`, `network`, `registry`, `store`, `function`, `oci` |
+//! | 4 | [`replica`] | from a record to an answering address | `containerd`, `network`, `registry`, `secrets`, `store`, `function`, `oci` |
 //! | 3 | [`containerd`] | the gRPC calls: leases, content, unpack, images, runtime spec, tasks | `oci` |
 //! | 3 | [`network`] | network namespaces and CNI plugins | |
 //! | 3 | [`registry`] | the wire client: auth, push, pull | `image`, `oci` |
-//! | 3 | [`store`] | `FunctionStore`, in sled | `function` |
+//! | 3 | [`store`] | `FunctionStore`, in sled and in etcd | `function` |
+//! | 3 | [`secrets`] | values at rest, sealed | `store`, `function` |
 //! | 3 | [`dependencies`] | `requirements.txt` → a locked, cached layer, by `uv` | `image`, `source`, `oci` |
 //! | 3 | [`base`] | recipes, locks, Debian packages and wheels → a base image | `image`, `oci` |
 //! | 2 | [`image`] | layers, splice, build, OCI layout, docker archive. Synchronous, no network, no clock | `source`, `oci` |
@@ -42,6 +43,7 @@ pub mod publish;
 pub mod registry;
 pub mod registry_server;
 pub mod replica;
+pub mod secrets;
 pub mod serve;
 pub mod source;
 pub mod store;

@@ -9,6 +9,7 @@ mod functions;
 mod guard;
 mod health;
 mod logs;
+pub mod secrets;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,6 +31,7 @@ pub use change::Changes;
 pub use error::ApiError;
 pub use exec::{Channel, EXEC_PROTOCOL, Frame, read_frame, write_frame};
 pub use guard::is_foreign;
+pub use secrets::{SecretNamed, SecretWritten};
 
 /// No JSON that the API takes is longer.
 const LARGEST_JSON: usize = 1 << 20;

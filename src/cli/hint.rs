@@ -22,6 +22,7 @@ fn from(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         crate::dependencies::DependencyError,
         crate::registry::Error,
         crate::registry_server::ServerError,
+        crate::secrets::SecretError,
         crate::store::StoreError,
         super::push::PushedOnly,
         super::server::ServerError,

@@ -25,6 +25,7 @@ mod registry_flags;
 mod requirements;
 mod rollback;
 mod scale;
+mod secret;
 mod serve;
 mod server;
 mod settings;
@@ -104,6 +105,7 @@ enum Verb {
     Logs(logs::Arguments),
     Rollback(rollback::Arguments),
     Scale(scale::Arguments),
+    Secret(secret::Arguments),
     Serve(Box<serve::Arguments>),
     Status(status::Arguments),
     Versions(versions::Arguments),
@@ -165,6 +167,7 @@ fn run(verb: Verb, common: &Common, printer: &Printer) -> anyhow::Result<Outcome
         Verb::Logs(arguments) => logs::run(&arguments, printer),
         Verb::Rollback(arguments) => rollback::run(&arguments, printer),
         Verb::Scale(arguments) => scale::run(&arguments, printer),
+        Verb::Secret(arguments) => secret::run(&arguments, printer),
         Verb::Serve(arguments) => serve::run(*arguments, common, printer),
         Verb::Status(arguments) => status::run(&arguments, printer),
         Verb::Versions(arguments) => versions::run(&arguments, printer),

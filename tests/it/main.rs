@@ -10,5 +10,6 @@ mod packages;
 mod push;
 mod registries;
 mod replica;
+mod secrets;
 mod store;
 mod support;

@@ -1,0 +1,115 @@
+//! `fnbuild secret create | list | delete`. A value comes from stdin or a file, never from an argument, which every
+//! process on the machine can read.
+
+use std::io::{IsTerminal, Read};
+use std::path::PathBuf;
+
+use anyhow::Context;
+use http::Method;
+
+use crate::api::{SecretNamed, SecretWritten};
+use crate::secrets::{LARGEST_SECRET, SecretName};
+
+use super::server::{Server, ServerArguments, block_on};
+use super::{Outcome, OutputFormat, Printer};
+
+/// Keep keys and passwords for functions
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Subcommand)]
+enum Verb {
+    /// Add a secret; its value is read from stdin, byte for byte
+    Create(Create),
+    /// List the names of the secrets
+    #[command(visible_alias = "ls")]
+    List(List),
+    /// Delete a secret; replicas that run keep what they were given
+    #[command(visible_alias = "rm")]
+    Delete(Delete),
+}
+
+#[derive(clap::Args)]
+struct Create {
+    name: SecretName,
+    /// Read the value from this file instead of stdin
+    #[arg(long, value_name = "FILE")]
+    from_file: Option<PathBuf>,
+    /// Give a secret that is there another value; new replicas are given it
+    #[arg(long)]
+    replace: bool,
+    #[command(flatten)]
+    server: ServerArguments,
+}
+
+#[derive(clap::Args)]
+struct List {
+    #[command(flatten)]
+    server: ServerArguments,
+    #[arg(short, long, value_enum, default_value_t)]
+    output: OutputFormat,
+}
+
+#[derive(clap::Args)]
+struct Delete {
+    name: SecretName,
+    #[command(flatten)]
+    server: ServerArguments,
+}
+
+pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
+    match &arguments.verb {
+        Verb::Create(create) => {
+            let written = SecretWritten::new(create.name.clone(), &value(create)?);
+            let method = if create.replace { Method::PUT } else { Method::POST };
+            block_on(call(&create.server, method, &written))?;
+            printer.status(format!("the secret {} is kept", create.name));
+        }
+        Verb::List(list) => {
+            let server = Server::new(&list.server)?;
+            let names: Vec<SecretNamed> = block_on(server.get("/system/secrets"))?;
+            match list.output {
+                OutputFormat::Json => printer.json(&names)?,
+                OutputFormat::Text => names.iter().for_each(|secret| printer.data(secret.name.as_str())),
+            }
+        }
+        Verb::Delete(delete) => {
+            block_on(call(&delete.server, Method::DELETE, &SecretNamed { name: delete.name.clone() }))?;
+            printer.status(format!("the secret {} is deleted", delete.name));
+        }
+    }
+    Ok(Outcome::Success)
+}
+
+async fn call(server: &ServerArguments, method: Method, body: &impl serde::Serialize) -> anyhow::Result<()> {
+    let server = Server::new(server)?;
+    let request = server.request(method, "/system/secrets").header("content-type", "application/json");
+    let body = super::server::whole(serde_json::to_vec(body)?);
+    server.send_ok(request.body(body)?).await?;
+    Ok(())
+}
+
+fn value(create: &Create) -> anyhow::Result<Vec<u8>> {
+    let mut value = Vec::new();
+    // One byte more than is allowed: the server says that it is too large.
+    let most = LARGEST_SECRET as u64 + 1;
+    match &create.from_file {
+        Some(path) => {
+            let file =
+                std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+            file.take(most)
+                .read_to_end(&mut value)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+        }
+        None if std::io::stdin().is_terminal() => {
+            anyhow::bail!("stdin is a terminal: pipe the value in, or name a file with --from-file")
+        }
+        None => {
+            std::io::stdin().lock().take(most).read_to_end(&mut value).context("cannot read stdin")?;
+        }
+    }
+    Ok(value)
+}
