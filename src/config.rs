@@ -3,6 +3,7 @@
 //! Everything that can be refused without touching a service is refused here; nothing is opened or made.
 
 mod data_folder;
+mod etcd;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use crate::network::{Egress, Subnet};
 
 pub use data_folder::{DataFolder, DataFolderError};
+pub use etcd::EtcdArguments;
 
 /// What `fnbuild serve` can be told.
 #[derive(clap::Args, Clone, Debug)]

@@ -13,6 +13,7 @@
 //! | 5 | [`registry_server`] | the embedded OCI registry | `oci` |
 //! | 4 | [`publish`] | the one way from a source to a pushed image | `base`, `dependencies`, `registry`, `image`, `source`, `function`, `oci` |
 //! | 4 | [`replica`] | from a record to an answering address | `containerd`, `network`, `registry`, `secrets`, `store`, `function`, `oci` |
+//! | 4 | [`export`] | a record as Kubernetes, Knative or compose manifests | `function`, `oci` |
 //! | 3 | [`containerd`] | the gRPC calls: leases, content, unpack, images, runtime spec, tasks | `oci` |
 //! | 3 | [`network`] | network namespaces and CNI plugins | |
 //! | 3 | [`registry`] | the wire client: auth, push, pull | `image`, `oci` |
@@ -34,6 +35,7 @@ pub mod cli;
 pub mod config;
 pub mod containerd;
 pub mod dependencies;
+pub mod export;
 pub mod function;
 pub mod gateway;
 pub mod image;

@@ -24,6 +24,7 @@ fn from(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         crate::registry_server::ServerError,
         crate::secrets::SecretError,
         crate::store::StoreError,
+        crate::store::TransferError,
         super::push::PushedOnly,
         super::server::ServerError,
         crate::serve::ServeError

@@ -10,6 +10,7 @@ mod config;
 mod delete;
 mod describe;
 mod exec;
+mod export;
 mod hint;
 mod invoke;
 mod list;
@@ -30,6 +31,7 @@ mod serve;
 mod server;
 mod settings;
 mod status;
+mod store;
 mod table;
 mod versions;
 
@@ -92,6 +94,7 @@ enum Verb {
     Delete(delete::Arguments),
     Describe(describe::Arguments),
     Exec(exec::Arguments),
+    Export(export::Arguments),
     Invoke(invoke::Arguments),
     #[command(visible_alias = "ls")]
     List(list::Arguments),
@@ -108,6 +111,7 @@ enum Verb {
     Secret(secret::Arguments),
     Serve(Box<serve::Arguments>),
     Status(status::Arguments),
+    Store(store::Arguments),
     Versions(versions::Arguments),
 }
 
@@ -170,6 +174,8 @@ fn run(verb: Verb, common: &Common, printer: &Printer) -> anyhow::Result<Outcome
         Verb::Secret(arguments) => secret::run(&arguments, printer),
         Verb::Serve(arguments) => serve::run(*arguments, common, printer),
         Verb::Status(arguments) => status::run(&arguments, printer),
+        Verb::Store(arguments) => store::run(&arguments, common, printer),
+        Verb::Export(arguments) => export::run(&arguments, printer),
         Verb::Versions(arguments) => versions::run(&arguments, printer),
     }
 }

@@ -1,5 +1,6 @@
 //! How a record is written down: eight bytes of revision, then the record as JSON with its format's number.
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::function::{FORMAT, FunctionRecord};
@@ -44,17 +45,25 @@ pub fn decode(key: &[u8], bytes: &[u8]) -> Result<Stored, StoreError> {
     let unreadable = |source| StoreError::Unreadable { key: text(key), source };
     let Head { format } = serde_json::from_slice(json).map_err(unreadable)?;
     let record = if format == FORMAT {
-        serde_json::from_slice(json)
-    } else if format > FORMAT {
-        return Err(StoreError::NewerRecord { key: text(key), found: format });
+        serde_json::from_slice(json).map_err(unreadable)?
     } else {
-        serde_json::from_slice(json).and_then(|old| serde_json::from_value(migrate(old, format, &MIGRATIONS)))
+        read_older(serde_json::from_slice(json).map_err(unreadable)?, &text(key))?
     };
-    Ok(Stored { revision, record: record.map_err(unreadable)? })
+    Ok(Stored { revision, record })
+}
+
+/// The record in a JSON value of this format or an older one.
+pub fn read_older(record: Value, key: &str) -> Result<FunctionRecord, StoreError> {
+    let unreadable = |source| StoreError::Unreadable { key: key.into(), source };
+    let Head { format } = Head::deserialize(&record).map_err(unreadable)?;
+    if format > FORMAT {
+        return Err(StoreError::NewerRecord { key: key.into(), found: format });
+    }
+    serde_json::from_value(migrate(record, format, &MIGRATIONS)).map_err(unreadable)
 }
 
 /// What every format of a record has in common.
-#[derive(serde::Deserialize)]
+#[derive(Deserialize)]
 struct Head {
     format: u32,
 }

@@ -7,6 +7,7 @@ mod codec;
 mod error;
 mod etcd;
 mod sled;
+mod transfer;
 mod trees;
 mod value;
 
@@ -20,6 +21,7 @@ use crate::function::{FunctionName, FunctionRecord};
 pub use error::StoreError;
 pub use etcd::{EtcdOptions, EtcdStore, EtcdTls, EtcdUser};
 pub use sled::SledStore;
+pub use transfer::{TransferError, Transferred, export, import, verify};
 pub use value::{LARGEST_VALUE, StoredValue, ValueKey, ValuePage};
 
 /// How many changes a watcher may be behind before it has to list again.
