@@ -38,6 +38,12 @@ pub struct ConfigArguments {
     /// A certificate authority to trust for the registry
     #[arg(long, env = "FNBUILD_REGISTRY_CA", value_name = "FILE")]
     registry_ca: Option<PathBuf>,
+    #[command(flatten)]
+    etcd: EtcdArguments,
+    /// The key that seals secrets, the same on every node; made where there is none [default: secret.key in the data
+    /// folder]
+    #[arg(long, env = "FNBUILD_SECRET_KEY_FILE", value_name = "FILE")]
+    secret_key_file: Option<PathBuf>,
     /// containerd's socket
     #[arg(
         long,
@@ -103,6 +109,9 @@ pub struct Config {
     /// At least one, none twice.
     pub listen: Vec<SocketAddr>,
     pub registry: RegistryConfig,
+    /// Not where the records are in the data folder.
+    pub etcd: EtcdArguments,
+    pub secret_key_file: PathBuf,
     pub containerd: PathBuf,
     pub namespace: String,
     pub network: NetworkConfig,
@@ -180,12 +189,15 @@ impl ConfigArguments {
                 return Err(ConfigError::Zero { flag });
             }
         }
+        let secret_key_file = self.secret_key_file.unwrap_or_else(|| data_dir.join("secret.key"));
         let Self { subnet, cni_plugins: plugins, dns, egress, .. } = self;
         let Self { registry: host, plain_http, insecure, registry_ca: ca, .. } = self;
         Ok(Config {
             data_dir,
             listen: self.listen,
             registry: RegistryConfig { host, plain_http, insecure, ca },
+            etcd: self.etcd,
+            secret_key_file,
             containerd: self.containerd,
             namespace: self.namespace,
             network: NetworkConfig { subnet, plugins, dns, egress },

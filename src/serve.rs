@@ -21,7 +21,8 @@ use crate::gateway::{Gateway, Limits, listen};
 use crate::publish::Published;
 use crate::registry::{self, Access, Registry};
 use crate::replica::{self, FolderId, NetworkSettings, ReplicaConfig, Replicas, ScaleSettings, WallSettings};
-use crate::store::{FunctionStore, SledStore, StoreError};
+use crate::secrets::{SecretError, SecretKey, Secrets};
+use crate::store::{EtcdStore, FunctionStore, SledStore, StoreError};
 use images::RegistryImages;
 use router::Router;
 
@@ -32,6 +33,8 @@ pub enum ServeError {
     Folder(#[from] DataFolderError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Secrets(#[from] SecretError),
     #[error("cannot start looking after containers")]
     Replicas(#[from] replica::Error),
     #[error(transparent)]
@@ -56,6 +59,7 @@ impl ServeError {
         match self {
             Self::Folder(error) => error.hint(),
             Self::Store(error) => error.hint(),
+            Self::Secrets(error) => error.hint(),
             Self::Replicas(error) => error.hint(),
             Self::Registry(error) => error.hint(),
             Self::Listen { source, .. } => match source.kind() {
@@ -85,13 +89,14 @@ impl Server {
     /// Opens everything. `program` is fnbuild itself, as containerd is to start it for the logs.
     pub async fn start(config: Config, program: PathBuf) -> Result<Self, ServeError> {
         let folder = DataFolder::open(&config.data_dir)?;
-        let store = open_store(&folder)?;
+        let store = open_store(&config, &folder).await?;
         let id = FolderId::of(folder.path())?;
         folder.mark_used()?;
         let listeners = bind(&config.listen).await?;
         let registry = Arc::new(registry_of(&config)?);
-        let records = all_records(&store).await?;
-        let store: Arc<dyn FunctionStore> = Arc::new(store);
+        let records = all_records(&*store).await?;
+        let key = SecretKey::load_or_create(&config.secret_key_file)?;
+        let secrets = Arc::new(Secrets::new(Arc::clone(&store), key));
         let replicas =
             Replicas::start(replica_config(&config, id.clone(), &registry, program), records).await?;
         let published = Published::new(registry);
@@ -101,6 +106,7 @@ impl Server {
         let api = Arc::new(Api {
             changes: Changes::new(Arc::clone(&store), published.clone(), Arc::clone(&replicas)),
             store,
+            secrets,
             replicas: Arc::clone(&replicas),
             published,
             about: About {
@@ -166,16 +172,19 @@ impl Server {
     }
 }
 
-/// Opened where it is; made only in a folder that no server has used.
-fn open_store(folder: &DataFolder) -> Result<SledStore, StoreError> {
+/// Records in etcd, where one is named; else in the data folder, and made only where no server has used it.
+async fn open_store(config: &Config, folder: &DataFolder) -> Result<Arc<dyn FunctionStore>, StoreError> {
+    if let Some(options) = config.etcd.options()? {
+        return Ok(Arc::new(EtcdStore::open(&options, &folder.path().join("mirror")).await?));
+    }
     let records = folder.path().join("records");
     if folder.is_fresh() && !records.exists() {
         SledStore::create(&records)?;
     }
-    SledStore::open(&records)
+    Ok(Arc::new(SledStore::open(&records)?))
 }
 
-async fn all_records(store: &SledStore) -> Result<Vec<FunctionRecord>, StoreError> {
+async fn all_records(store: &dyn FunctionStore) -> Result<Vec<FunctionRecord>, StoreError> {
     let page = store.list(None, usize::MAX).await?;
     Ok(page.records.into_iter().map(|stored| stored.record).collect())
 }

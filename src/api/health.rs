@@ -42,13 +42,14 @@ pub async fn status(State(api): State<Arc<Api>>) -> Json<Status> {
 impl Api {
     /// Everything that keeps the server from serving; all of it is asked at once.
     pub async fn problems(&self) -> Vec<String> {
-        let (store, registry, containerd) = tokio::join!(
+        let (store, secrets, registry, containerd) = tokio::join!(
             well("the record store", self.store.check()),
+            well("the key of the secrets", self.secrets.check()),
             well("the registry", self.published.check()),
             well("containerd", self.replicas.check()),
         );
         let stopping = self.stopping.load(Ordering::Relaxed).then(|| "the server is stopping".to_string());
-        [stopping, store, registry, containerd].into_iter().flatten().collect()
+        [stopping, store, secrets, registry, containerd].into_iter().flatten().collect()
     }
 }
 

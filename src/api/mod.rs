@@ -21,6 +21,7 @@ use axum::routing::{get, post};
 
 use crate::publish::Published;
 use crate::replica::Replicas;
+use crate::secrets::Secrets;
 use crate::store::FunctionStore;
 
 pub use answers::{
@@ -40,6 +41,7 @@ const LARGEST_JSON: usize = 1 << 20;
 pub struct Api {
     pub changes: Changes,
     pub store: Arc<dyn FunctionStore>,
+    pub secrets: Arc<Secrets>,
     pub replicas: Arc<Replicas>,
     pub published: Published,
     pub about: About,
@@ -63,6 +65,7 @@ pub struct About {
 
 /// The management paths.
 pub fn management(api: Arc<Api>) -> Router {
+    let secrets = secrets::routes(Arc::clone(&api.secrets));
     Router::new()
         .route("/v1/status", get(health::status))
         .route("/v1/functions", get(functions::list))
@@ -76,6 +79,7 @@ pub fn management(api: Arc<Api>) -> Router {
         .fallback(functions::nothing)
         .layer(DefaultBodyLimit::max(LARGEST_JSON))
         .with_state(api)
+        .merge(secrets)
 }
 
 /// The pages that say whether the server lives and whether it can serve; harmless on any listener.
