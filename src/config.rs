@@ -14,6 +14,9 @@ use crate::network::{Egress, Subnet};
 pub use data_folder::{DataFolder, DataFolderError};
 pub use etcd::EtcdArguments;
 
+/// Where the registry is that comes with the server.
+const EMBEDDED_REGISTRY: &str = "localhost:5000";
+
 /// What `fnbuild serve` can be told.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ConfigArguments {
@@ -26,9 +29,9 @@ pub struct ConfigArguments {
         value_name = "ADDRESS"
     )]
     listen: Vec<SocketAddr>,
-    /// The registry that images are pushed to and pulled from
-    #[arg(long, env = "FNBUILD_REGISTRY", default_value = "localhost:5000", value_name = "HOST[:PORT]")]
-    registry: String,
+    /// The registry that images are pushed to and pulled from [default: one of its own on localhost:5000]
+    #[arg(long, env = "FNBUILD_REGISTRY", value_name = "HOST[:PORT]")]
+    registry: Option<String>,
     /// Talk to the registry without TLS (for loopback this needs no saying)
     #[arg(long, env = "FNBUILD_PLAIN_HTTP")]
     plain_http: bool,
@@ -130,6 +133,8 @@ pub struct Config {
 pub struct RegistryConfig {
     /// `HOST[:PORT]`.
     pub host: String,
+    /// None was named: the server brings its own, unless one answers there already.
+    pub embedded: bool,
     pub plain_http: bool,
     pub insecure: bool,
     pub ca: Option<PathBuf>,
@@ -191,11 +196,13 @@ impl ConfigArguments {
         }
         let secret_key_file = self.secret_key_file.unwrap_or_else(|| data_dir.join("secret.key"));
         let Self { subnet, cni_plugins: plugins, dns, egress, .. } = self;
-        let Self { registry: host, plain_http, insecure, registry_ca: ca, .. } = self;
+        let Self { registry, plain_http, insecure, registry_ca: ca, .. } = self;
+        let embedded = registry.is_none();
+        let host = registry.unwrap_or_else(|| EMBEDDED_REGISTRY.into());
         Ok(Config {
             data_dir,
             listen: self.listen,
-            registry: RegistryConfig { host, plain_http, insecure, ca },
+            registry: RegistryConfig { host, embedded, plain_http, insecure, ca },
             etcd: self.etcd,
             secret_key_file,
             containerd: self.containerd,

@@ -3,6 +3,7 @@
 //! Everything that can fail at the start fails before a listener is announced, as one error with its next step. A
 //! registry that is away is no such thing: what was pulled before can be served without it.
 
+mod embedded;
 mod images;
 mod router;
 
@@ -23,6 +24,7 @@ use crate::registry::{self, Access, Registry};
 use crate::replica::{self, FolderId, NetworkSettings, ReplicaConfig, Replicas, ScaleSettings, WallSettings};
 use crate::secrets::{SecretError, SecretKey, Secrets};
 use crate::store::{EtcdStore, FunctionStore, SledStore, StoreError};
+use embedded::Embedded;
 use images::RegistryImages;
 use router::Router;
 
@@ -41,6 +43,14 @@ pub enum ServeError {
     Registry(#[from] registry::Error),
     #[error("cannot listen on {address}")]
     Listen {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot start the registry")]
+    Embedded(#[from] crate::registry_server::ServerError),
+    #[error("cannot bring a registry to {address}, and none answers there")]
+    RegistryPort {
         address: SocketAddr,
         #[source]
         source: std::io::Error,
@@ -69,6 +79,10 @@ impl ServeError {
                 std::io::ErrorKind::PermissionDenied => Some("ports below 1024 need root".into()),
                 _ => None,
             },
+            Self::Embedded(error) => error.hint(),
+            Self::RegistryPort { .. } => {
+                Some("free that port, or name a registry with --registry HOST[:PORT]".into())
+            }
             Self::System { .. } => None,
         }
     }
@@ -81,6 +95,7 @@ pub struct Server {
     api: Arc<Api>,
     router: Arc<Router>,
     replicas: Arc<Replicas>,
+    embedded: Option<Embedded>,
     /// Given back last.
     _folder: DataFolder,
 }
@@ -93,6 +108,10 @@ impl Server {
         let id = FolderId::of(folder.path())?;
         folder.mark_used()?;
         let listeners = bind(&config.listen).await?;
+        let embedded = match config.registry.embedded {
+            true => Some(Embedded::start(&config.data_dir.join("registry")).await?),
+            false => None,
+        };
         let registry = Arc::new(registry_of(&config)?);
         let records = all_records(&*store).await?;
         let key = SecretKey::load_or_create(&config.secret_key_file)?;
@@ -126,12 +145,17 @@ impl Server {
         };
         let gateway = Gateway::new(Arc::clone(&replicas), limits);
         let router = Arc::new(Router::new(gateway, Arc::clone(&api)));
-        Ok(Self { config, listeners, api, router, replicas, _folder: folder })
+        Ok(Self { config, listeners, api, router, replicas, embedded, _folder: folder })
     }
 
     /// Where it listens, ports that were free to choose included.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.listeners.iter().map(|(_, address)| *address).collect()
+    }
+
+    /// What became of the registry that comes with the server, unless another one was named.
+    pub fn registry(&self) -> Option<String> {
+        self.embedded.as_ref().map(Embedded::told)
     }
 
     /// Why it cannot serve everything yet, if so.
@@ -169,6 +193,9 @@ impl Server {
         }
         repair.abort();
         self.replicas.stop().await;
+        if let Some(embedded) = self.embedded {
+            embedded.stop().await;
+        }
     }
 }
 
@@ -206,7 +233,7 @@ fn url(listeners: &[(TcpListener, SocketAddr)]) -> String {
 }
 
 fn registry_of(config: &Config) -> Result<Registry, registry::Error> {
-    let crate::config::RegistryConfig { host, plain_http, insecure, ca } = config.registry.clone();
+    let crate::config::RegistryConfig { host, plain_http, insecure, ca, .. } = config.registry.clone();
     Registry::new(&host, Access { plain_http, insecure, ca, ..Access::default() })
 }
 

@@ -26,6 +26,9 @@ pub fn run(arguments: Arguments, common: &Common, printer: &Printer) -> anyhow::
         for problem in server.problems().await {
             printer.warning(problem);
         }
+        if let Some(line) = server.registry() {
+            printer.status(line);
+        }
         for address in server.addresses() {
             printer.status(format!("listening on http://{address}"));
         }

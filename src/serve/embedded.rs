@@ -1,0 +1,100 @@
+//! The registry that comes with the server, where none was named: on port 5000 of this machine.
+//!
+//! A registry that already answers there is used as it is. Anything else that holds the port is an error: images would
+//! go to who knows whom.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::registry_server::{self, Policy, ServerError};
+
+use super::ServeError;
+
+const PORT: u16 = 5000;
+/// Whoever holds the port has this long to answer as a registry.
+const PROBE: Duration = Duration::from_secs(3);
+
+/// The running registry, or nothing where another one answers already.
+pub struct Embedded {
+    stop: CancellationToken,
+    serving: Option<JoinHandle<Result<(), ServerError>>>,
+}
+
+impl Embedded {
+    /// Starts it in `folder`, and returns when it answers.
+    pub async fn start(folder: &Path) -> Result<Self, ServeError> {
+        let stop = CancellationToken::new();
+        let (v4, v6) =
+            (SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)), SocketAddr::from((Ipv6Addr::LOCALHOST, PORT)));
+        let mut listeners = match TcpListener::bind(v4).await {
+            Ok(listener) => vec![listener],
+            Err(source) if source.kind() == io::ErrorKind::AddrInUse && is_registry(v4).await => {
+                return Ok(Self { stop, serving: None });
+            }
+            Err(source) => return Err(ServeError::RegistryPort { address: v4, source }),
+        };
+        match TcpListener::bind(v6).await {
+            Ok(listener) => listeners.push(listener),
+            // A machine without IPv6.
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
+            Err(source) => return Err(ServeError::RegistryPort { address: v6, source }),
+        }
+        let config = registry_server::Config {
+            root: folder.into(),
+            policy: Policy::default(),
+            ..registry_server::Config::default()
+        };
+        let serving = tokio::spawn(registry_server::serve(listeners, config, stop.clone()));
+        loop {
+            if is_registry(v4).await {
+                return Ok(Self { stop, serving: Some(serving) });
+            }
+            if serving.is_finished() {
+                return match serving.await {
+                    Ok(Err(error)) => Err(error.into()),
+                    _ => Err(ServeError::System {
+                        step: "start the registry",
+                        source: io::ErrorKind::Other.into(),
+                    }),
+                };
+            }
+        }
+    }
+
+    /// A line for who started the server.
+    pub fn told(&self) -> String {
+        match self.serving {
+            Some(_) => format!("registry on http://localhost:{PORT}"),
+            None => format!("a registry answers on port {PORT} already: it is used, and none is started"),
+        }
+    }
+
+    /// Lets requests that have begun end.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        if let Some(serving) = self.serving
+            && let Ok(Err(error)) = serving.await
+        {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the registry");
+        }
+    }
+}
+
+/// Whether `/v2/` is answered as a registry does: 200, or 401 where it wants to know who asks.
+async fn is_registry(address: SocketAddr) -> bool {
+    let asked = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+        let mut head = String::new();
+        BufReader::new(stream).take(1024).read_line(&mut head).await?;
+        io::Result::Ok(matches!(head.split(' ').nth(1), Some("200" | "401")) && head.starts_with("HTTP/1."))
+    };
+    matches!(tokio::time::timeout(PROBE, asked).await, Ok(Ok(true)))
+}
