@@ -1,0 +1,133 @@
+//! Manifests for other engines, read by what those engines' users read them with.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use fnbuild::export::{Engine, Exported, manifests};
+use fnbuild::function::{Memory, Settings};
+use serde_json::Value;
+
+use crate::support::{free_port, run};
+
+fn exported() -> Vec<Exported> {
+    let mut settings = Settings { cpu_millis: 1500, memory: Memory(128 << 20), ..Settings::default() };
+    let strange = "a $HOME ${X} $(Y) \"quoted\" \\ größe: yes\n- next\u{85}\u{7f}";
+    settings.env = [("STRANGE", strange), ("BOOL", "no"), ("NUMBER", "010")]
+        .map(|(name, value)| (name.into(), value.into()))
+        .into();
+    settings.secrets = ["api-key".into(), "db.password".into()].into();
+    let image = format!("registry.example:5000/fn/add@sha256:{:064}", 1);
+    let add = Exported { name: "add".parse().unwrap(), image: image.clone(), settings };
+    let plain = Exported { name: "1".parse().unwrap(), image, settings: Settings::default() };
+    vec![add, plain]
+}
+
+/// A Python with kubernetes-validate and PyYAML.
+fn python() -> PathBuf {
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools");
+    let python = tools.join("bin/python3");
+    assert!(python.exists(), "run scripts/setup --tests: {} is not there", python.display());
+    python
+}
+
+/// The documents as PyYAML reads them: as strictly, and by the older version of YAML.
+fn read_back(yaml: &str) -> Vec<Value> {
+    let program = "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(sys.stdin))))";
+    let mut child = Command::new(python())
+        .args(["-c", program])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(yaml.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{yaml}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Whether all documents fit Kubernetes' schemas, unknown fields being refused.
+fn validate(yaml: &str) -> Result<(), String> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("manifests.yaml");
+    std::fs::write(&file, yaml).unwrap();
+    let validate = python().with_file_name("kubernetes-validate");
+    let output = Command::new(validate).args(["--strict"]).arg(&file).output().unwrap();
+    let told =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(()) } else { Err(told) }
+}
+
+#[test]
+fn kubernetes_manifests_fit_the_schemas_strictly() {
+    let yaml = manifests(&exported(), Engine::Kubernetes);
+    validate(&yaml).unwrap();
+    assert!(validate(&yaml.replacen("ports:", "porst:", 1)).is_err());
+    let objects = read_back(&yaml);
+    assert_eq!(objects.len(), 6);
+    let container = &objects[0]["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["image"], exported()[0].image);
+    assert_eq!(container["resources"]["limits"]["cpu"], "1500m");
+    assert_eq!(container["securityContext"]["capabilities"]["drop"][0], "ALL");
+    assert_eq!(container["env"][0]["value"], "no");
+    assert_eq!(container["env"][1]["value"], "010");
+    let strange = &exported()[0].settings.env["STRANGE"];
+    assert_eq!(container["env"][2]["value"], strange.replace("$(", "$$("));
+    assert_eq!(objects[3]["metadata"]["name"], "1");
+    assert_eq!(objects[5]["spec"]["maxReplicas"], 4);
+    assert!(yaml.contains("kubectl create secret generic api-key"));
+}
+
+#[test]
+fn a_knative_service_holds_a_pod_that_fits_the_schemas_strictly() {
+    let services = read_back(&manifests(&exported(), Engine::Knative));
+    for service in &services {
+        let template = &service["spec"]["template"];
+        assert_eq!(template["metadata"]["annotations"]["autoscaling.knative.dev/target"], "8");
+        let mut pod = template["spec"].clone();
+        // Knative's own, beside a pod's fields.
+        assert_eq!(pod.as_object_mut().unwrap().remove("timeoutSeconds").unwrap(), 60);
+        let pod = serde_json::json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "function" }, "spec": pod,
+        });
+        // JSON may hold what YAML's readers refuse unescaped.
+        let pod = pod.to_string().replace('\u{7f}', "\\u007f").replace('\u{85}', "\\u0085");
+        validate(&pod).unwrap();
+    }
+}
+
+/// A compose project of the test's own, taken away at the end.
+struct Project {
+    folder: tempfile::TempDir,
+    name: String,
+}
+
+impl Project {
+    fn command(&self) -> Command {
+        let mut command = Command::new("docker-compose");
+        command.args(["--project-name", &self.name, "--project-directory"]).arg(self.folder.path());
+        command.arg("--file").arg(self.folder.path().join("compose.yaml"));
+        command
+    }
+}
+
+impl Drop for Project {
+    fn drop(&mut self) {
+        let _ = self.command().args(["down", "--volumes", "--timeout", "1"]).output();
+    }
+}
+
+#[test]
+fn compose_reads_its_file_and_every_value_comes_back() {
+    let project = Project { folder: tempfile::tempdir().unwrap(), name: format!("fnbuild{}", free_port()) };
+    std::fs::write(project.folder.path().join("compose.yaml"), manifests(&exported(), Engine::Compose))
+        .unwrap();
+    let shown = run(project.command().arg("config"));
+    let file = &read_back(&shown)[0];
+    let service = &file["services"]["add"];
+    assert_eq!(service["image"], exported()[0].image);
+    // `config` writes its own answer for another reading, so dollars stay doubled.
+    let strange = &exported()[0].settings.env["STRANGE"];
+    assert_eq!(service["environment"]["STRANGE"], strange.replace('$', "$$"));
+    assert_eq!((&service["read_only"], &service["pids_limit"]), (&Value::Bool(true), &Value::from(256)));
+}
