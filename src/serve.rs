@@ -199,6 +199,17 @@ impl Server {
     }
 }
 
+/// Removes from this machine what a data folder's server left running on purpose: containers, images, network. Needs
+/// neither registry nor records, and leaves both alone: a server that is started again serves as before.
+pub async fn clean_up(config: &Config, program: PathBuf) -> Result<(), ServeError> {
+    let folder = DataFolder::open(&config.data_dir)?;
+    let id = FolderId::of(folder.path())?;
+    let registry = Arc::new(registry_of(config)?);
+    // Without records everything that carries the folder's ID is a stray.
+    let replicas = Replicas::start(replica_config(config, id, &registry, program), Vec::new()).await?;
+    Ok(replicas.remove_all().await?)
+}
+
 /// Records in etcd, where one is named; else in the data folder, and made only where no server has used it.
 async fn open_store(config: &Config, folder: &DataFolder) -> Result<Arc<dyn FunctionStore>, StoreError> {
     if let Some(options) = config.etcd.options()? {

@@ -17,6 +17,7 @@ mod registry_kit;
 mod registry_protocol;
 mod replica;
 mod secrets;
+mod serve;
 mod store;
 mod support;
 mod transfer;

@@ -5,6 +5,7 @@ pub mod base;
 pub mod etcd;
 pub mod faulty;
 pub mod registry;
+pub mod server;
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Output};
