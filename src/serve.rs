@@ -16,13 +16,15 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{About, Api, Changes};
+use crate::base;
 use crate::config::{Config, DataFolder, DataFolderError};
 use crate::function::FunctionRecord;
 use crate::gateway::{Gateway, Limits, listen};
-use crate::publish::Published;
+use crate::publish::{Published, Workshop};
 use crate::registry::{self, Access, Registry};
 use crate::replica::{self, FolderId, NetworkSettings, ReplicaConfig, Replicas, ScaleSettings, WallSettings};
 use crate::secrets::{SecretError, SecretKey, Secrets};
+use crate::source;
 use crate::store::{EtcdStore, FunctionStore, SledStore, StoreError};
 use embedded::Embedded;
 use images::RegistryImages;
@@ -118,7 +120,7 @@ impl Server {
         let secrets = Arc::new(Secrets::new(Arc::clone(&store), key));
         let replicas =
             Replicas::start(replica_config(&config, id.clone(), &registry, program), records).await?;
-        let published = Published::new(registry);
+        let published = Published::new(Arc::clone(&registry));
         let uploads = config.data_dir.join("uploads");
         empty_folder(&uploads)
             .map_err(|source| ServeError::System { step: "make the folder for uploads", source })?;
@@ -128,12 +130,12 @@ impl Server {
             secrets,
             replicas: Arc::clone(&replicas),
             published,
+            workshop: workshop(&config, registry),
             about: About {
                 url: url(&listeners),
                 id: id.to_string(),
                 namespace: config.namespace.clone(),
                 uploads,
-                max_source: config.source.zipped,
             },
             stopping: AtomicBool::new(false),
         });
@@ -246,6 +248,12 @@ fn url(listeners: &[(TcpListener, SocketAddr)]) -> String {
 fn registry_of(config: &Config) -> Result<Registry, registry::Error> {
     let crate::config::RegistryConfig { host, plain_http, insecure, ca, .. } = config.registry.clone();
     Registry::new(&host, Access { plain_http, insecure, ca, ..Access::default() })
+}
+
+fn workshop(config: &Config, registry: Arc<Registry>) -> Workshop {
+    let crate::config::SourceBounds { zipped, unpacked, entries } = config.source;
+    let bounds = source::Bounds { source: zipped, unpacked, entries, ..source::Bounds::default() };
+    Workshop::new(registry, config.data_dir.clone(), bounds, base::DEFAULT.into())
 }
 
 fn replica_config(

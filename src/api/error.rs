@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use super::Problem;
 use crate::function::{FunctionName, InvalidName, InvalidSetting, VersionNumber};
-use crate::publish::RegistryError;
+use crate::publish::{Blame, PublishError, RegistryError};
 use crate::replica;
 use crate::store::StoreError;
 
@@ -42,6 +42,8 @@ pub enum ApiError {
         source: Box<RegistryError>,
     },
     #[error(transparent)]
+    Publish(#[from] PublishError),
+    #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
     Replica(Box<replica::Error>),
@@ -74,6 +76,11 @@ impl ApiError {
             Self::SourceTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "SourceTooLarge"),
             Self::NoImage { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "ImageNotFound"),
             Self::Registry { .. } => (StatusCode::SERVICE_UNAVAILABLE, "RegistryUnavailable"),
+            Self::Publish(error) => match error.blame() {
+                Blame::Source => (StatusCode::BAD_REQUEST, "InvalidSource"),
+                Blame::Registry => (StatusCode::SERVICE_UNAVAILABLE, "RegistryUnavailable"),
+                Blame::Machine => (StatusCode::INTERNAL_SERVER_ERROR, "BuildFailed"),
+            },
             Self::Store(StoreError::Conflict { .. }) | Self::Busy { .. } => {
                 (StatusCode::CONFLICT, "Conflict")
             }
@@ -89,6 +96,8 @@ impl ApiError {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::Publish(error) => error.hint(),
+            Self::SourceTooLarge { .. } => Some("the server's --max-source raises the bound".into()),
             Self::Store(error) => error.hint(),
             Self::Replica(error) => error.hint(),
             Self::Registry { source, .. } => source.hint(),

@@ -10,6 +10,7 @@ mod guard;
 mod health;
 mod logs;
 pub mod secrets;
+mod upload;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 
-use crate::publish::Published;
+use crate::publish::{Published, Workshop};
 use crate::replica::Replicas;
 use crate::secrets::Secrets;
 use crate::store::FunctionStore;
@@ -33,6 +34,7 @@ pub use error::ApiError;
 pub use exec::{Channel, EXEC_PROTOCOL, Frame, read_frame, write_frame};
 pub use guard::is_foreign;
 pub use secrets::{SecretNamed, SecretWritten};
+pub use upload::SETTINGS_HEADER;
 
 /// No JSON that the API takes is longer.
 const LARGEST_JSON: usize = 1 << 20;
@@ -44,6 +46,7 @@ pub struct Api {
     pub secrets: Arc<Secrets>,
     pub replicas: Arc<Replicas>,
     pub published: Published,
+    pub workshop: Workshop,
     pub about: About,
     /// Set when the server begins to stop.
     pub stopping: AtomicBool,
@@ -59,8 +62,6 @@ pub struct About {
     pub namespace: String,
     /// Where uploads are kept while they are built.
     pub uploads: PathBuf,
-    /// In bytes.
-    pub max_source: u64,
 }
 
 /// The management paths.
@@ -69,7 +70,7 @@ pub fn management(api: Arc<Api>) -> Router {
     Router::new()
         .route("/v1/status", get(health::status))
         .route("/v1/functions", get(functions::list))
-        .route("/v1/functions/{name}", get(functions::describe).delete(functions::delete))
+        .route("/v1/functions/{name}", get(functions::describe).put(upload::upload).delete(functions::delete))
         .route("/v1/functions/{name}/versions", get(functions::versions).post(functions::push))
         .route("/v1/functions/{name}/rollback", post(functions::roll_back))
         .route("/v1/functions/{name}/config", post(functions::configure))

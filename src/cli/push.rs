@@ -10,19 +10,16 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::api;
-use crate::function::{EntryPoint, FunctionName, Memory, SettingsPatch};
-use crate::oci::{Digest, Reference, Repository, Tag};
+use crate::function::{EntryPoint, FunctionName, Memory, VersionRequest};
+use crate::oci::{Digest, Reference, Tag};
 use crate::publish::{self, Job, Meter, PublishError, PushedImage, Resolved};
-use crate::{image, source};
+use crate::{base, image, source};
 
 use super::registry_flags::RegistryArguments;
 use super::requirements::{RequirementArguments, cancelled_by_signal};
 use super::server::{Server, ServerArguments, ServerError};
 use super::settings::SettingArguments;
 use super::{Common, Outcome, OutputFormat, Printer};
-
-/// The base where none is named.
-const DEFAULT_BASE: &str = "python3.11-flask2.3";
 
 /// Build a function's image, push it, and switch the server over to it
 #[derive(clap::Args)]
@@ -36,7 +33,7 @@ pub struct Arguments {
     #[arg(long, value_name = "MODULE:FUNCTION")]
     entry: Option<EntryPoint>,
     /// The image below the code
-    #[arg(long, env = "FNBUILD_BASE", default_value = DEFAULT_BASE)]
+    #[arg(long, env = "FNBUILD_BASE", default_value = base::DEFAULT)]
     base: String,
     #[command(flatten)]
     bounds: BoundArguments,
@@ -99,18 +96,6 @@ struct Report {
     layers: Vec<LayerReport>,
 }
 
-/// The body of `POST /v1/functions/NAME/versions`.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct NewVersion<'a> {
-    repository: &'a Repository,
-    digest: &'a Digest,
-    source: &'a Digest,
-    base: &'a Digest,
-    entry: &'a EntryPoint,
-    settings: SettingsPatch,
-}
-
 #[derive(Serialize)]
 struct LayerReport {
     digest: Digest,
@@ -126,7 +111,7 @@ pub fn run(arguments: &Arguments, common: &Common, printer: &Printer) -> anyhow:
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let work = async {
         let report = if arguments.remote {
-            push_source(arguments, &name).await?
+            push_source(arguments, &name, printer).await?
         } else {
             push_image(arguments, common, &name, printer).await?
         };
@@ -245,12 +230,12 @@ async fn tell(
     job: &Job,
     pushed: &PushedImage,
 ) -> anyhow::Result<api::Pushed> {
-    let request = NewVersion {
-        repository: &job.repository,
-        digest: &pushed.digest,
-        source: &pushed.source,
-        base: &pushed.base,
-        entry: &pushed.entry,
+    let request = VersionRequest {
+        repository: job.repository.clone(),
+        digest: pushed.digest.clone(),
+        source: Some(pushed.source.clone()),
+        base: Some(pushed.base.clone()),
+        entry: Some(pushed.entry.clone()),
         settings: arguments.settings.patch()?,
     };
     let server = Server::new(&arguments.server)?;
@@ -284,7 +269,11 @@ impl PushedOnly {
 }
 
 /// Sends the source as it is; a folder has no form to be sent in.
-async fn push_source(arguments: &Arguments, name: &FunctionName) -> anyhow::Result<Report> {
+async fn push_source(
+    arguments: &Arguments,
+    name: &FunctionName,
+    printer: &Printer,
+) -> anyhow::Result<Report> {
     let path = &arguments.source;
     if path.is_dir() {
         anyhow::bail!("--remote sends a zip or a .py file, and {} is a folder", path.display());
@@ -297,11 +286,21 @@ async fn push_source(arguments: &Arguments, name: &FunctionName) -> anyhow::Resu
     if python && let Some(file) = path.file_name().and_then(|file| file.to_str()) {
         query.append_pair("filename", file);
     }
+    if arguments.base != base::DEFAULT {
+        query.append_pair("base", &arguments.base);
+    }
     let path = format!("/v1/functions/{name}?{}", query.finish());
     let kind = if python { "text/x-python" } else { "application/zip" };
-    let request = server.request(Method::PUT, &path).header(http::header::CONTENT_TYPE, kind);
+    let settings = serde_json::to_vec(&arguments.settings.patch()?)?;
+    let request = server
+        .request(Method::PUT, &path)
+        .header(http::header::CONTENT_TYPE, kind)
+        .header(api::SETTINGS_HEADER, settings);
     let answer = server.send_ok(request.body(super::server::whole(bytes))?).await?;
     let told: api::Pushed = serde_json::from_slice(&server.read(answer).await?)?;
+    for warning in &told.warnings {
+        printer.warning(warning);
+    }
     Ok(Report {
         digest: told.digest,
         reference: told.reference,

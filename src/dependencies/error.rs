@@ -110,6 +110,32 @@ impl DependencyError {
         move |source| Self::Io { step, path: path.as_ref().into(), source }
     }
 
+    /// Whether what is asked for is at fault, rather than the machine that is to provide it.
+    pub fn is_of_the_source(&self) -> bool {
+        match self {
+            Self::Refused { .. }
+            | Self::NoRequirements { .. }
+            | Self::BadLock { .. }
+            | Self::Stale { .. }
+            | Self::OtherBase { .. }
+            | Self::OtherPlatform { .. }
+            | Self::NoWheel { .. }
+            | Self::HashMissing { .. }
+            | Self::Misfit { .. }
+            | Self::TooLarge { .. } => true,
+            Self::Unresolvable { cause, .. } => *cause != Cause::Offline,
+            Self::UnknownBase { .. }
+            | Self::NoUv { .. }
+            | Self::NoPython { .. }
+            | Self::Tool { .. }
+            | Self::TimedOut { .. }
+            | Self::Cancelled { .. }
+            | Self::Image(_)
+            | Self::Io { .. }
+            | Self::Kept { .. } => false,
+        }
+    }
+
     /// The next step, where there is one that helps.
     pub fn hint(&self) -> Option<String> {
         let text = match self {

@@ -24,7 +24,26 @@ pub enum PublishError {
     Broken,
 }
 
+/// Who can do something about an error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Blame {
+    /// Whoever wrote the source.
+    Source,
+    Registry,
+    /// Whoever keeps the machine that builds.
+    Machine,
+}
+
 impl PublishError {
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::Source(error) | Self::Image(ImageError::Source(error)) => blame_of_source(error),
+            Self::Dependencies(error) if error.is_of_the_source() => Blame::Source,
+            Self::Push { .. } | Self::StillIncomplete { .. } | Self::TagForgotten { .. } => Blame::Registry,
+            Self::Image(_) | Self::Dependencies(_) | Self::Broken => Blame::Machine,
+        }
+    }
+
     /// The next step. What a registry or a source has to say for itself stands further down the chain.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -38,4 +57,8 @@ impl PublishError {
             Self::Broken => None,
         }
     }
+}
+
+fn blame_of_source(error: &SourceError) -> Blame {
+    if matches!(error, SourceError::Io { .. }) { Blame::Machine } else { Blame::Source }
 }

@@ -12,6 +12,7 @@ mod error;
 mod packages;
 mod published;
 mod push;
+mod workshop;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,9 +23,10 @@ use futures_util::future::try_join_all;
 pub use crate::registry::Error as RegistryError;
 pub use base::Arrival;
 pub use content::Meter;
-pub use error::PublishError;
+pub use error::{Blame, PublishError};
 pub use packages::{Packages, PackagesReport, Resolved};
 pub use published::Published;
+pub use workshop::{Order, Workshop};
 
 use crate::function::EntryPoint;
 use crate::image::{self, Base, Layout};

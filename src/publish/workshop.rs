@@ -1,0 +1,71 @@
+//! Sources that are sent to a server: built and pushed as the command line would, to the same digest.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use super::{Job, Meter, Packages, PublishError, publish};
+use crate::function::{EntryPoint, FunctionName, SettingsPatch, VersionRequest};
+use crate::image;
+use crate::registry::Registry;
+use crate::source::{self, Bounds};
+
+/// More builds at once would only make each slower.
+const BUILDS: usize = 4;
+
+/// Where a server builds.
+pub struct Workshop {
+    registry: Arc<Registry>,
+    data: PathBuf,
+    bounds: Bounds,
+    /// The base where none is named.
+    base: String,
+    builds: Semaphore,
+}
+
+/// What was sent, and what was said with it.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// A zip, or a file whose name ends in `.py` and is its module's.
+    pub source: PathBuf,
+    pub entry: Option<EntryPoint>,
+    pub base: Option<String>,
+    pub settings: SettingsPatch,
+}
+
+impl Workshop {
+    /// `data` is the data folder.
+    pub fn new(registry: Arc<Registry>, data: PathBuf, bounds: Bounds, base: String) -> Self {
+        Self { registry, data, bounds, base, builds: Semaphore::new(BUILDS) }
+    }
+
+    /// In bytes.
+    pub fn largest_source(&self) -> u64 {
+        self.bounds.source
+    }
+
+    /// Builds and pushes; gives what is to be recorded.
+    pub async fn make(&self, name: &FunctionName, order: Order) -> Result<VersionRequest, PublishError> {
+        let _turn = self.builds.acquire().await.map_err(|_| PublishError::Broken)?;
+        let job = Job {
+            source: order.source,
+            from: source::Options { entry: order.entry, bounds: self.bounds.clone() },
+            base: order.base.unwrap_or_else(|| self.base.clone()),
+            packages: Packages::of_this_process(&self.data),
+            data: self.data.clone(),
+            repository: name.repository(),
+            options: image::Options { name: Some(name.to_string()), ..image::Options::default() },
+            tags: Vec::new(),
+        };
+        let pushed = publish(&self.registry, &job, &Arc::new(Meter::default())).await?;
+        Ok(VersionRequest {
+            repository: job.repository,
+            digest: pushed.digest,
+            source: Some(pushed.source),
+            base: Some(pushed.base),
+            entry: Some(pushed.entry),
+            settings: order.settings,
+        })
+    }
+}
