@@ -6,8 +6,11 @@ use anyhow::Context;
 
 use crate::base::{self, Recipe, Request, Stop, Strictness};
 use crate::image::Layout;
-use crate::oci::{Descriptor, Digest, ImageConfig, ImageManifest};
+use crate::oci::{Descriptor, Digest, ImageConfig, ImageManifest, Reference, Tag};
+use crate::publish;
+use crate::registry::Registry;
 
+use super::registry_flags::AccessArguments;
 use super::{Common, Outcome, OutputFormat, Printer, table};
 
 /// Build, list and find the images that functions stand on
@@ -21,6 +24,8 @@ pub struct Arguments {
 enum Verb {
     /// Make a base from Debian packages and Python wheels
     Build(Build),
+    /// Take an image from a registry as a base
+    Import(Import),
     /// List the bases that are here
     #[command(visible_alias = "ls")]
     List {
@@ -51,10 +56,24 @@ struct Build {
     output: OutputFormat,
 }
 
+#[derive(clap::Args)]
+struct Import {
+    /// The image, for example registry:5000/python:3.11 or localhost:5000/fnbuild/base@sha256:…
+    reference: Reference,
+    /// The base's name [default: the last part of the repository, and the tag]
+    #[arg(long)]
+    tag: Option<Tag>,
+    #[command(flatten)]
+    access: AccessArguments,
+    #[arg(short, long, value_enum, default_value_t)]
+    output: OutputFormat,
+}
+
 pub fn run(arguments: Arguments, common: &Common, printer: &Printer) -> anyhow::Result<Outcome> {
     let folder = common.data_dir()?.join("bases");
     match arguments.verb {
         Verb::Build(arguments) => build(arguments, &folder, &common.data_dir()?.join("work"), printer),
+        Verb::Import(arguments) => import(arguments, &folder, printer),
         Verb::List { output } => list(&folder, output, printer),
         Verb::Path { name } => path(&folder, name.as_deref(), printer),
     }
@@ -96,6 +115,37 @@ fn build(arguments: Build, folder: &Path, work: &Path, printer: &Printer) -> any
     printer.status(format!("{:>9}  in all", megabytes(size)));
     printer.data(format!("{}@{}", built.tag, built.descriptor.digest));
     Ok(Outcome::Success)
+}
+
+fn import(arguments: Import, folder: &Path, printer: &Printer) -> anyhow::Result<Outcome> {
+    let reference = &arguments.reference;
+    let tag = match &arguments.tag {
+        Some(tag) => tag.clone(),
+        None => name_of(reference)?,
+    };
+    let registry = Registry::new(&reference.registry, arguments.access.access())?;
+    let layout = Layout::create(folder)?;
+    let fetching = publish::fetch_base(&registry, reference, &layout, tag.as_str());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let descriptor = runtime.block_on(fetching)?;
+    if arguments.output == OutputFormat::Json {
+        printer.json(&serde_json::json!({ "name": tag, "digest": descriptor.digest }))?;
+    } else {
+        printer.data(format!("{tag}@{}", descriptor.digest));
+    }
+    Ok(Outcome::Success)
+}
+
+/// `host/team/python:3.11` becomes `python-3.11`, `host/fnbuild/base:python3.11-flask2.3` keeps the tag alone.
+fn name_of(reference: &Reference) -> anyhow::Result<Tag> {
+    let repository = reference.repository.as_str();
+    let last = repository.rsplit('/').next().unwrap_or(repository);
+    let name = match &reference.tag {
+        Some(tag) if repository == "fnbuild/base" => tag.to_string(),
+        Some(tag) if *tag != Tag::latest() => format!("{last}-{tag}"),
+        _ => last.to_string(),
+    };
+    name.parse().with_context(|| format!("{name} cannot be a base's name: choose one with --tag"))
 }
 
 /// Runs `work` so that Ctrl-C and SIGTERM end it in order, with nothing left behind.

@@ -33,6 +33,18 @@ pub struct Platform {
     pub variant: Option<String>,
 }
 
+impl Platform {
+    /// What this program was built for, and so what runs on this machine.
+    pub fn host() -> Self {
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        Self { architecture: architecture.into(), os: "linux".into(), variant: None }
+    }
+}
+
 /// The defaults of a container's process.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]

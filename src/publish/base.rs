@@ -12,6 +12,11 @@ use crate::registry::{Error, InMemory, Mount, Registry};
 /// Where the bases of a registry are.
 const REPOSITORY: &str = "fnbuild/base";
 
+/// [`REPOSITORY`], checked.
+pub(super) fn home() -> Repository {
+    REPOSITORY.parse().unwrap_or_else(|_| unreachable!("a constant repository name"))
+}
+
 /// How a layer came to be in the function's repository.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Arrival {
@@ -51,8 +56,7 @@ impl<'a> BaseLayers<'a> {
         (config, manifest): (Vec<u8>, Vec<u8>),
         meter: &'a Arc<Meter>,
     ) -> Self {
-        let home = REPOSITORY.parse().unwrap_or_else(|_| unreachable!("a constant repository name"));
-        Self { registry, base, config, manifest, meter, home, pushed: OnceCell::new() }
+        Self { registry, base, config, manifest, meter, home: home(), pushed: OnceCell::new() }
     }
 
     /// Brings one layer into `repository`: by a mount, or, from a registry that refuses those, by an upload.

@@ -16,6 +16,10 @@ pub enum PublishError {
     Dependencies(#[from] DependencyError),
     #[error("push {what} to {to}")]
     Push { what: String, to: String, source: Box<registry::Error> },
+    #[error("there is no base {name}, neither here nor in {registry}")]
+    NoBase { name: String, registry: String },
+    #[error("fetch the base {what}")]
+    Fetch { what: String, source: Box<registry::Error> },
     #[error("{to} still lacks blobs of {digest} after they were all uploaded")]
     StillIncomplete { to: String, digest: Digest },
     #[error("{to} acknowledged the tag {tag} and does not have it")]
@@ -50,10 +54,13 @@ impl PublishError {
             Self::Source(error) => error.hint(),
             Self::Image(error) => error.hint(),
             Self::Dependencies(error) => error.hint(),
-            Self::Push { source, .. } => source.hint(),
+            Self::Push { source, .. } | Self::Fetch { source, .. } => source.hint(),
             Self::StillIncomplete { .. } | Self::TagForgotten { .. } => {
                 Some("the registry does not keep what it is given: see its log and its storage".into())
             }
+            Self::NoBase { name, .. } => Some(format!(
+                "build it with `fnbuild base build base-layers/{name}`, or take an image as a base with `fnbuild base import`"
+            )),
             Self::Broken => None,
         }
     }

@@ -9,6 +9,7 @@ mod base;
 mod cache;
 mod content;
 mod error;
+mod fetch;
 mod packages;
 mod published;
 mod push;
@@ -24,6 +25,7 @@ pub use crate::registry::Error as RegistryError;
 pub use base::Arrival;
 pub use content::Meter;
 pub use error::{Blame, PublishError};
+pub use fetch::fetch_base;
 pub use packages::{Packages, PackagesReport, Resolved};
 pub use published::Published;
 pub use workshop::{Order, Workshop};
@@ -80,7 +82,7 @@ pub async fn publish(
 ) -> Result<PushedImage, PublishError> {
     let begun = Instant::now();
     let cache = Cache::new(&job.data);
-    let (layout, base) = open_base(job)?;
+    let (layout, base) = open_base(registry, job).await?;
     if let Some(source) = cache.hashed(&job.source) {
         let known = Known { registry, job, cache: &cache, base: &base };
         if let Some(done) = known.unchanged(&source, begun).await? {
@@ -131,8 +133,9 @@ pub async fn publish(
     Ok(published)
 }
 
-fn open_base(job: &Job) -> Result<(Layout, Base), PublishError> {
-    let layout = Layout::open(job.data.join("bases"))?;
+async fn open_base(registry: &Registry, job: &Job) -> Result<(Layout, Base), PublishError> {
+    let layout = Layout::create(job.data.join("bases"))?;
+    fetch::ensure_base(registry, &layout, &job.base).await?;
     let base = Base::open(&layout, &job.base)?;
     Ok((layout, base))
 }

@@ -62,7 +62,7 @@ pub enum Error {
         source: serde_json::Error,
     },
     #[error("{repository}@{image} has no image for linux on {architecture}")]
-    Platform { repository: Repository, image: Digest, architecture: &'static str },
+    Platform { repository: Repository, image: Digest, architecture: String },
     #[error("{verb} {}", path.display())]
     Files {
         verb: &'static str,

@@ -12,7 +12,7 @@ use futures_util::stream::{self, BoxStream};
 use super::{Error, FolderId};
 use crate::containerd::{Containerd, Labels, chain_id};
 use crate::function::NewVersion;
-use crate::oci::{Descriptor, Digest, ImageConfig, ImageIndex, ImageManifest, Repository};
+use crate::oci::{Descriptor, Digest, ImageConfig, ImageIndex, ImageManifest, Platform, Repository};
 
 /// Whatever a registry's client has to say.
 pub type PullError = Box<dyn std::error::Error + Send + Sync>;
@@ -187,7 +187,7 @@ impl Fetch<'_> {
             return Ok((target, bytes, manifest));
         }
         let index: ImageIndex = serde_json::from_slice(&bytes).map_err(|source| self.malformed(source))?;
-        let architecture = architecture();
+        let architecture = Platform::host().architecture;
         let ours = index.manifests.into_iter().find(|entry| {
             entry.platform.as_ref().is_some_and(|p| p.os == "linux" && p.architecture == architecture)
         });
@@ -241,14 +241,5 @@ impl<'de> serde::Deserialize<'de> for Kind {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let fields = HashMap::<String, serde::de::IgnoredAny>::deserialize(deserializer)?;
         Ok(Self { manifests: fields.contains_key("manifests") })
-    }
-}
-
-/// This machine in Go's words.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
     }
 }

@@ -12,6 +12,7 @@ use fnbuild::image::Layout;
 use fnbuild::oci::{ImageConfig, ImageManifest};
 
 use super::support::base::{base, base_build, recipe};
+use super::support::registry::DockerRegistry;
 use super::support::{Server, fnbuild, free_port, run, run_failing, wait_until};
 
 fn opened(data: &Path) -> (Layout, ImageManifest, ImageConfig) {
@@ -188,4 +189,75 @@ fn a_recipe_that_is_not_there_and_a_platform_that_nobody_has_are_said_so() {
     assert!(said.contains("/no/such/recipe/recipe.toml"), "{said}");
     let said = run_failing(base_build(data.path()).args(["--platform", "linux/vax"]).arg(recipe()), 1);
     assert!(said.contains("linux/vax"), "{said}");
+}
+
+#[test]
+fn a_machine_without_a_base_takes_it_from_the_registry() {
+    let registry = DockerRegistry::start();
+    let source = tempfile::tempdir().unwrap();
+    std::fs::write(source.path().join("func.py"), "def run():\n    return 1\n").unwrap();
+    let push = |data: &Path| {
+        let mut command = fnbuild();
+        command.args(["push", "--image-only", "--quiet", "--name", "f", "--registry", &registry.host()]);
+        command.arg("--data-dir").arg(data).arg(source.path());
+        command
+    };
+
+    let bare = tempfile::tempdir().unwrap();
+    let stderr = run_failing(&mut push(bare.path()), 1);
+    assert!(stderr.contains("there is no base") && stderr.contains("hint: build it with"), "{stderr}");
+
+    let here = run(&mut push(&base()));
+    assert_eq!(run(&mut push(bare.path())), here, "the same image upon the base that was fetched");
+    assert_eq!(opened(bare.path()).1, opened(&base()).1);
+}
+
+#[test]
+fn any_image_of_a_registry_can_be_imported_as_a_base() {
+    let registry = DockerRegistry::start();
+    // Docker's own manifest format is not ours: it has to come out right all the same.
+    let name = format!("{}/team/plain:1.0", registry.host());
+    let context = tempfile::tempdir().unwrap();
+    std::fs::write(context.path().join("Dockerfile"), "FROM scratch\nCOPY hello /\nCMD [\"/hello\"]\n")
+        .unwrap();
+    std::fs::write(context.path().join("hello"), "hello").unwrap();
+    run(Command::new("docker").args(["build", "-q", "-t", &name]).arg(context.path()));
+    run(Command::new("docker").args(["push", "-q", &name]));
+    run(Command::new("docker").args(["rmi", "-f", &name]));
+
+    let data = tempfile::tempdir().unwrap();
+    let fnbuild = |arguments: &[&str]| run(fnbuild().args(arguments).arg("--data-dir").arg(data.path()));
+    let imported = fnbuild(&["base", "import", &name]);
+    assert!(imported.starts_with("plain-1.0@sha256:"), "{imported}");
+    assert!(fnbuild(&["base", "list"]).contains("plain-1.0"));
+    fnbuild(&[
+        "base",
+        "import",
+        "--tag",
+        "mine",
+        &format!("{}/team/plain@{}", registry.host(), imported.split_once('@').unwrap().1),
+    ]);
+    assert!(fnbuild(&["base", "path", "mine"]).contains(&imported.rsplit(':').next().unwrap().to_string()));
+
+    let source = data.path().join("func.py");
+    std::fs::write(&source, "def run():\n    return 1\n").unwrap();
+    fnbuild(&[
+        "push",
+        "--image-only",
+        "--base",
+        "mine",
+        "--registry",
+        &registry.host(),
+        &source.to_string_lossy(),
+    ]);
+    let inspected = run(Command::new("skopeo")
+        .args(["inspect", "--raw", "--tls-verify=false"])
+        .arg(format!("docker://{}/fn/func", registry.host())));
+    let manifest: ImageManifest = serde_json::from_str(&inspected).unwrap();
+    assert!(
+        manifest.layers.iter().all(|layer| layer.media_type.starts_with("application/vnd.oci.")),
+        "{inspected}"
+    );
+    run(Command::new("docker").args(["pull", "-q"]).arg(format!("{}/fn/func", registry.host())));
+    run(Command::new("docker").args(["rmi", "-f"]).arg(format!("{}/fn/func", registry.host())));
 }
