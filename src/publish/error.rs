@@ -43,8 +43,11 @@ impl PublishError {
         match self {
             Self::Source(error) | Self::Image(ImageError::Source(error)) => blame_of_source(error),
             Self::Dependencies(error) if error.is_of_the_source() => Blame::Source,
-            Self::Push { .. } | Self::StillIncomplete { .. } | Self::TagForgotten { .. } => Blame::Registry,
-            Self::Image(_) | Self::Dependencies(_) | Self::Broken => Blame::Machine,
+            Self::Push { .. }
+            | Self::Fetch { .. }
+            | Self::StillIncomplete { .. }
+            | Self::TagForgotten { .. } => Blame::Registry,
+            Self::Image(_) | Self::Dependencies(_) | Self::NoBase { .. } | Self::Broken => Blame::Machine,
         }
     }
 

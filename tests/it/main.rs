@@ -21,3 +21,4 @@ mod serve;
 mod store;
 mod support;
 mod transfer;
+mod walkthrough;
