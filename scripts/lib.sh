@@ -27,13 +27,13 @@ start() { # start LOG COMMAND…: runs a server in the background, its output in
     "$@" >"$log" 2>&1 &
     started+=("$!")
 }
+end() { # end PID: SIGTERM, and SIGKILL for what does not hear it
+    kill "$1" 2>/dev/null || return 0
+    wait_for 15 not_running "$1" || kill -9 "$1" 2>/dev/null || true
+}
 end_started() {
-    local i pid
-    for ((i = ${#started[@]} - 1; i >= 0; i--)); do
-        pid=${started[i]}
-        kill "$pid" 2>/dev/null || continue
-        wait_for 15 not_running "$pid" || kill -9 "$pid" 2>/dev/null || true
-    done
+    local i
+    for ((i = ${#started[@]} - 1; i >= 0; i--)); do end "${started[i]}"; done
     started=()
 }
 not_running() { ! kill -0 "$1" 2>/dev/null; }
