@@ -12,6 +12,7 @@ mod describe;
 mod exec;
 mod export;
 mod hint;
+mod image_flags;
 mod invoke;
 mod list;
 mod lock;

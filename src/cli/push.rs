@@ -1,6 +1,6 @@
 //! `fnbuild push SOURCE`: build, push, and tell the server.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::api;
-use crate::function::{EntryPoint, FunctionName, Memory, VersionRequest};
+use crate::function::{FunctionName, VersionRequest};
 use crate::oci::{Digest, Reference, Tag};
 use crate::publish::{self, Job, Meter, PublishError, PushedImage, Resolved};
-use crate::{base, image, source};
 
+use super::image_flags::{ImageArguments, function_name};
 use super::registry_flags::RegistryArguments;
 use super::requirements::{RequirementArguments, cancelled_by_signal};
 use super::server::{Server, ServerArguments, ServerError};
@@ -29,14 +29,8 @@ pub struct Arguments {
     /// The function's name [default: from the source's file name]
     #[arg(long)]
     name: Option<FunctionName>,
-    /// What answers a call [default: func:run, or the .py file's own name]
-    #[arg(long, value_name = "MODULE:FUNCTION")]
-    entry: Option<EntryPoint>,
-    /// The image below the code
-    #[arg(long, env = "FNBUILD_BASE", default_value = base::DEFAULT)]
-    base: String,
     #[command(flatten)]
-    bounds: BoundArguments,
+    image: ImageArguments,
     #[command(flatten)]
     requirements: RequirementArguments,
     #[command(flatten)]
@@ -56,32 +50,6 @@ pub struct Arguments {
     settings: SettingArguments,
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
-}
-
-/// How much a source may be.
-#[derive(clap::Args)]
-struct BoundArguments {
-    /// Bytes of the zip or file, at most [default: 50 MiB]
-    #[arg(long, env = "FNBUILD_MAX_SOURCE", value_name = "SIZE")]
-    max_source: Option<Memory>,
-    /// Bytes of all its files together, at most [default: 250 MiB]
-    #[arg(long, env = "FNBUILD_MAX_UNPACKED", value_name = "SIZE")]
-    max_unpacked: Option<Memory>,
-    /// Files, folders and links in it, at most [default: 100000]
-    #[arg(long, env = "FNBUILD_MAX_ENTRIES", value_name = "N")]
-    max_entries: Option<usize>,
-}
-
-impl BoundArguments {
-    fn bounds(&self) -> source::Bounds {
-        let usual = source::Bounds::default();
-        source::Bounds {
-            source: self.max_source.map_or(usual.source, |size| size.0),
-            unpacked: self.max_unpacked.map_or(usual.unpacked, |size| size.0),
-            entries: self.max_entries.unwrap_or(usual.entries),
-            ..usual
-        }
-    }
 }
 
 /// What `-o json` prints.
@@ -104,10 +72,7 @@ struct LayerReport {
 }
 
 pub fn run(arguments: &Arguments, common: &Common, printer: &Printer) -> anyhow::Result<Outcome> {
-    let name = match &arguments.name {
-        Some(name) => name.clone(),
-        None => name_of(&arguments.source)?,
-    };
+    let name = function_name(arguments.name.as_ref(), &arguments.source)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let work = async {
         let report = if arguments.remote {
@@ -121,13 +86,6 @@ pub fn run(arguments: &Arguments, common: &Common, printer: &Printer) -> anyhow:
     // An unchanged source may still be being hashed for the push that it did not need.
     runtime.shutdown_background();
     done.map(|()| Outcome::Success)
-}
-
-fn name_of(source: &Path) -> anyhow::Result<FunctionName> {
-    let whole = source.canonicalize().unwrap_or_else(|_| source.to_path_buf());
-    let stem = if whole.is_dir() { whole.file_name() } else { whole.file_stem() };
-    let stem = stem.and_then(|stem| stem.to_str()).context("the source's name is not UTF-8; give --name")?;
-    FunctionName::from_stem(stem).with_context(|| format!("{stem:?} gives no function name; give --name"))
 }
 
 async fn push_image(
@@ -145,16 +103,12 @@ async fn push_image(
     let data = common.data_dir()?;
     let job = Job {
         source: arguments.source.clone(),
-        from: source::Options { entry: arguments.entry.clone(), bounds: arguments.bounds.bounds() },
-        base: arguments.base.clone(),
+        from: arguments.image.source_options(),
+        base: arguments.image.base.clone(),
         packages: arguments.requirements.packages(&data),
         data,
         repository: name.repository(),
-        options: image::Options {
-            name: Some(name.to_string()),
-            epoch: epoch()?,
-            ..image::Options::default()
-        },
+        options: arguments.image.image_options(name),
         tags,
     };
     let meter = Arc::new(Meter::default());
@@ -214,15 +168,6 @@ fn reference(arguments: &Arguments, job: &Job, pushed: &PushedImage) -> Referenc
     }
 }
 
-/// `SOURCE_DATE_EPOCH`, by the specification of reproducible-builds.org.
-fn epoch() -> anyhow::Result<Option<i64>> {
-    let Some(text) = std::env::var_os("SOURCE_DATE_EPOCH") else { return Ok(None) };
-    let seconds = text.to_str().and_then(|text| text.parse().ok());
-    Ok(Some(
-        seconds.with_context(|| format!("SOURCE_DATE_EPOCH is {text:?}, which is no number of seconds"))?,
-    ))
-}
-
 /// Asks the server to record and run the image.
 async fn tell(
     arguments: &Arguments,
@@ -278,16 +223,21 @@ async fn push_source(
     if path.is_dir() {
         anyhow::bail!("--remote sends a zip or a .py file, and {} is a folder", path.display());
     }
+    if arguments.image.decorates() {
+        anyhow::bail!(
+            "--label, --annotation and --image-env need the image to be built here, without --remote"
+        );
+    }
     let python = path.extension().is_some_and(|extension| extension == "py");
     let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
     let server = Server::new(&arguments.server)?;
     let mut query = url::form_urlencoded::Serializer::new(String::new());
-    query.extend_pairs(arguments.entry.iter().map(|entry| ("entry", entry.to_string())));
+    query.extend_pairs(arguments.image.entry.iter().map(|entry| ("entry", entry.to_string())));
     if python && let Some(file) = path.file_name().and_then(|file| file.to_str()) {
         query.append_pair("filename", file);
     }
-    if arguments.base != base::DEFAULT {
-        query.append_pair("base", &arguments.base);
+    if arguments.image.base != crate::base::DEFAULT {
+        query.append_pair("base", &arguments.image.base);
     }
     let path = format!("/v1/functions/{name}?{}", query.finish());
     let kind = if python { "text/x-python" } else { "application/zip" };

@@ -31,7 +31,7 @@ pub use published::Published;
 pub use workshop::{Order, Workshop};
 
 use crate::function::EntryPoint;
-use crate::image::{self, Base, Layout};
+use crate::image::{self, Base, Image, Layout};
 use crate::oci::{Descriptor, Digest, Repository, Tag};
 use crate::registry::Registry;
 use crate::source::{self, Source};
@@ -131,6 +131,31 @@ pub async fn publish(
     cache.keep_built(&known.key(&source_digest), &built);
     published.times.push(("all", begun.elapsed()));
     Ok(published)
+}
+
+/// An image that is nowhere yet.
+#[derive(Debug)]
+pub struct BuiltImage {
+    pub image: Image,
+    pub source: Arc<Source>,
+    pub base: Digest,
+    pub packages: Option<PackagesReport>,
+}
+
+/// Builds what `job` says, on a base that is on this machine, for somewhere else than a registry. Blocks.
+pub fn build(job: &Job) -> Result<BuiltImage, PublishError> {
+    let base = Base::open(&Layout::open(job.data.join("bases"))?, &job.base)?;
+    let source = Arc::new(Source::open(&job.source, &job.from)?);
+    let mut packages = job.packages.clone();
+    packages.options.max_unpacked = job.from.bounds.unpacked;
+    let (upon, packages) = packages.put_upon(&base, &job.data, &source, &job.source)?;
+    let code = image::code_layer(&source);
+    // The two digests of the code do not wait for each other.
+    let image = std::thread::scope(|scope| {
+        scope.spawn(|| code.descriptor());
+        image::build(&upon, &source, &code, &job.options)
+    })?;
+    Ok(BuiltImage { image, source, base: base.descriptor.digest, packages })
 }
 
 async fn open_base(registry: &Registry, job: &Job) -> Result<(Layout, Base), PublishError> {
