@@ -39,7 +39,7 @@ pub enum ServeError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Secrets(#[from] SecretError),
-    #[error("cannot start looking after containers")]
+    #[error(transparent)]
     Replicas(#[from] replica::Error),
     #[error(transparent)]
     Registry(#[from] registry::Error),

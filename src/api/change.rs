@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::OwnedMutexGuard;
 
@@ -20,6 +21,8 @@ use crate::store::{FunctionStore, StoreError, Stored};
 /// How often a change is tried anew when others change the same record; each failure means another's success.
 const ATTEMPTS: usize = 100;
 const PAGE: usize = 500;
+/// How long fetching and unpacking an image may take before whoever asked is told that it does.
+const PREPARATION: Duration = Duration::from_secs(300);
 
 /// What makes, switches and deletes versions.
 pub struct Changes {
@@ -105,7 +108,7 @@ impl Changes {
         name: &FunctionName,
         next: impl Fn(Option<&Version>) -> Result<NewVersion, ApiError>,
     ) -> Result<Changed, ApiError> {
-        let _turn = self.turn(name).await;
+        let turn = self.turn(name).await;
         for _ in 0..ATTEMPTS {
             let stored = self.store.get(name).await?;
             let current = stored.as_ref().and_then(|stored| stored.record.current());
@@ -117,7 +120,7 @@ impl Changes {
                 let warnings = self.tag(&record).await;
                 return Ok(Changed { record, version, unchanged: true, warnings });
             }
-            self.replicas.prepare(&image).await?;
+            self.prepare(&image).await?;
             let created = now();
             let record = match &stored {
                 Some(stored) => {
@@ -128,7 +131,7 @@ impl Changes {
                 None => FunctionRecord::first(name.clone(), image, created),
             };
             if self.write(&record, stored.as_ref()).await? {
-                return self.follow(record).await;
+                return self.follow(record, turn).await;
             }
         }
         Err(ApiError::Busy { name: name.clone() })
@@ -140,7 +143,7 @@ impl Changes {
         name: &FunctionName,
         to: Option<VersionNumber>,
     ) -> Result<Changed, ApiError> {
-        let _turn = self.turn(name).await;
+        let turn = self.turn(name).await;
         for _ in 0..ATTEMPTS {
             let stored = self.get(name).await?;
             let mut record = stored.record.clone();
@@ -154,10 +157,10 @@ impl Changes {
             if number == current {
                 return Ok(Changed { record, version, unchanged: true, warnings: Vec::new() });
             }
-            self.replicas.prepare(&version.image).await?;
+            self.prepare(&version.image).await?;
             record.current = number;
             if self.write(&record, Some(&stored)).await? {
-                return self.follow(record).await;
+                return self.follow(record, turn).await;
             }
         }
         Err(ApiError::Busy { name: name.clone() })
@@ -219,13 +222,24 @@ impl Changes {
         }
     }
 
-    /// What follows a record that is written: the tags, and the switch of the calls.
-    async fn follow(&self, record: FunctionRecord) -> Result<Changed, ApiError> {
+    async fn prepare(&self, image: &NewVersion) -> Result<(), ApiError> {
+        let prepared = tokio::time::timeout(PREPARATION, self.replicas.prepare(image)).await;
+        Ok(prepared.map_err(|_| ApiError::TooSlow { step: "fetching the image", limit: PREPARATION })??)
+    }
+
+    /// What follows a record that is written: the tags, and the switch of the calls. The next change has its turn while
+    /// this one still waits for its replica, which may never be ready.
+    async fn follow(&self, record: FunctionRecord, turn: OwnedMutexGuard<()>) -> Result<Changed, ApiError> {
         let version = record.current().cloned();
         let version = version
             .ok_or_else(|| ApiError::NoVersion { name: record.name.clone(), version: record.current })?;
-        let (warnings, switched) = tokio::join!(self.tag(&record), self.replicas.updated(&record));
-        switched?;
+        let switched = self.replicas.take_in(&record)?;
+        let tagged = async {
+            let warnings = self.tag(&record).await;
+            drop(turn);
+            warnings
+        };
+        let (warnings, ()) = tokio::join!(tagged, switched);
         Ok(Changed { record, version, unchanged: false, warnings })
     }
 

@@ -49,6 +49,8 @@ pub enum ApiError {
     Replica(Box<replica::Error>),
     #[error("{name} changed each time it was tried")]
     Busy { name: FunctionName },
+    #[error("{step} took longer than {} s", limit.as_secs())]
+    TooSlow { step: &'static str, limit: std::time::Duration },
     #[error("cannot {step}")]
     Disk {
         step: &'static str,
@@ -90,6 +92,7 @@ impl ApiError {
                 replica::Error::UnknownReplica { .. } => (StatusCode::NOT_FOUND, "ReplicaNotFound"),
                 _ => (StatusCode::SERVICE_UNAVAILABLE, "CannotStart"),
             },
+            Self::TooSlow { .. } => (StatusCode::SERVICE_UNAVAILABLE, "TooSlow"),
             Self::Disk { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "ServerError"),
         }
     }

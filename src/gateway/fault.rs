@@ -41,8 +41,8 @@ pub enum Fault {
     CannotStart { target: String, whose: Whose, reason: String },
     #[error("no replica of {target} was up and free within {}", seconds(.limit))]
     StartedTooLate { target: String, limit: Duration },
-    #[error("the container of {target} closed the connection before it answered")]
-    Died { target: String },
+    #[error("the container of {target} closed the connection before it answered{}", because(cause))]
+    Died { target: String, cause: Option<String> },
     #[error("{target} did not begin to answer within {}", seconds(.limit))]
     TimedOut { target: String, limit: Duration },
     #[error("the answer of {target} is larger than {limit} bytes")]
@@ -51,6 +51,10 @@ pub enum Fault {
 
 fn seconds(time: &Duration) -> String {
     format!("{} s", time.as_secs_f64())
+}
+
+fn because(cause: &Option<String>) -> String {
+    cause.as_ref().map(|cause| format!(": {cause}")).unwrap_or_default()
 }
 
 impl Fault {

@@ -49,6 +49,8 @@ pub trait Lease: Send + Unpin + 'static {
     fn timeout(&self) -> Duration;
     /// Whether this call had to wait for a container.
     fn cold(&self) -> bool;
+    /// How the replica ended, if it did: to be asked after a connection has broken.
+    fn cause_of_death(&self) -> impl Future<Output = Option<String>> + Send;
     /// The replica does not accept connections, or broke one: somebody should look after it.
     fn failed(&self);
 }

@@ -122,8 +122,9 @@ impl<R: Replicas> Gateway<R> {
                             return Err(Fault::RequestTooLarge { limit: self.limits.request_body });
                         }
                         None => {
+                            let cause = lease.cause_of_death().await;
                             lease.failed();
-                            return Err(Fault::Died { target: named() });
+                            return Err(Fault::Died { target: named(), cause });
                         }
                     },
                 }

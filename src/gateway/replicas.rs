@@ -11,6 +11,9 @@ use crate::replica::{self, Error};
 /// How soon a call that found the queue full may well find room.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// A connection breaks before containerd tells of the death behind it.
+const NEWS: Duration = Duration::from_secs(1);
+
 /// The right to one call at a container.
 pub struct ContainerLease {
     lease: replica::Lease,
@@ -36,10 +39,7 @@ fn unavailable(error: &Error) -> Unavailable {
         Error::QueueFull { .. } => Unavailable::Full { retry_after: RETRY_AFTER },
         Error::TooSlow { .. } => Unavailable::TooLate,
         Error::CannotStart { source, .. } => {
-            let whose = match **source {
-                Error::Died { .. } | Error::NotListening { .. } | Error::NoCommand { .. } => Whose::Function,
-                _ => Whose::Platform,
-            };
+            let whose = if source.is_of_the_function() { Whose::Function } else { Whose::Platform };
             Unavailable::CannotStart { whose, reason: chain(&**source) }
         }
         other => Unavailable::CannotStart { whose: Whose::Platform, reason: chain(other) },
@@ -67,6 +67,21 @@ impl Lease for ContainerLease {
 
     fn cold(&self) -> bool {
         self.lease.cold().is_some()
+    }
+
+    async fn cause_of_death(&self) -> Option<String> {
+        let fate = self.lease.replica().fate(NEWS).await?;
+        let settings = &self.lease.version().image.settings;
+        Some(if fate.out_of_memory {
+            format!("it was out of memory (the limit is {})", settings.memory)
+        } else if fate.out_of_pids {
+            format!(
+                "it ended with status {} after it was refused a process (the limit is {})",
+                fate.status, settings.pids
+            )
+        } else {
+            format!("it ended with status {}", fate.status)
+        })
     }
 
     fn failed(&self) {

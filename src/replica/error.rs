@@ -87,6 +87,11 @@ impl Error {
         matches!(self, Self::Containerd(error) if error.is_away())
     }
 
+    /// Whether it is the function that cannot start, and not the platform that cannot start it.
+    pub fn is_of_the_function(&self) -> bool {
+        matches!(self, Self::Died { .. } | Self::NotListening { .. } | Self::NoCommand { .. })
+    }
+
     /// The next step, where there is one.
     pub fn hint(&self) -> Option<String> {
         match self {

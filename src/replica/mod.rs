@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch as channel;
+use tokio_util::sync::CancellationToken;
 
 use crate::function::{FunctionName, VersionNumber};
 use crate::network::{Egress, Subnet};
@@ -124,6 +125,8 @@ pub struct Replica {
     /// Of its first process, on the host.
     pub pid: u32,
     fate: channel::Sender<Option<Fate>>,
+    /// Cancelled once nothing of it is left but its log.
+    gone: CancellationToken,
 }
 
 impl Replica {
@@ -133,6 +136,11 @@ impl Replica {
         let mut news = self.fate.subscribe();
         let told = tokio::time::timeout(patience, news.wait_for(Option::is_some)).await;
         told.ok()?.ok().and_then(|fate| *fate)
+    }
+
+    /// Ends when nothing of it is left but its log.
+    pub async fn gone(&self) {
+        self.gone.cancelled().await;
     }
 }
 

@@ -30,6 +30,7 @@ async fn healthy(mut stream: TcpStream, address: SocketAddr) -> std::io::Result<
     stream.write_all(request.as_bytes()).await?;
     let mut line = [0; 12];
     stream.read_exact(&mut line).await?;
-    // The status line's version may be 1.0.
-    Ok(line.starts_with(b"HTTP/1.") && line.ends_with(b" 200"))
+    // 503 until the function is loaded. One that cannot be loaded is 500, and answers every call with the reason. The
+    // status line's version may be 1.0.
+    Ok(line.starts_with(b"HTTP/1.") && !line.ends_with(b" 503"))
 }

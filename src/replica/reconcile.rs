@@ -62,8 +62,8 @@ impl Replicas {
         };
         let (fate, _) = watch::channel(None);
         let version = revision.version.number;
-        let replica =
-            Replica { id: container.id.clone(), function: name, version, address, pid: task.pid, fate };
+        let (id, pid, gone) = (container.id.clone(), task.pid, Default::default());
+        let replica = Replica { id, function: name, version, address, pid, fate, gone };
         Ok(Some((Arc::new(replica), revision)))
     }
 

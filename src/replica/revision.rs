@@ -29,12 +29,44 @@ struct State {
     waiting: VecDeque<oneshot::Sender<Result<Lease, Error>>>,
     starting: u32,
     retired: bool,
+    trouble: Trouble,
 }
 
 struct Member {
     replica: Arc<Replica>,
     in_flight: u32,
     idle_since: Instant,
+    since: Instant,
+}
+
+/// What a version that keeps dying has earned: longer and longer pauses between attempts.
+#[derive(Default)]
+struct Trouble {
+    /// In a row.
+    deaths: u32,
+    pause_until: Option<Instant>,
+    /// Of the last start, if that is what failed.
+    reason: Option<Arc<Error>>,
+}
+
+/// Who lives for so long is well.
+const WELL: Duration = Duration::from_secs(10);
+/// The first deaths may be an accident.
+const FORGIVEN: u32 = 2;
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+impl Trouble {
+    fn died(&mut self, reason: Option<Arc<Error>>) {
+        self.deaths = self.deaths.saturating_add(1);
+        self.reason = reason;
+        let doublings = self.deaths.saturating_sub(FORGIVEN + 1).min(6);
+        let pause = Duration::from_secs(1 << doublings).min(LONGEST_PAUSE);
+        self.pause_until = (self.deaths > FORGIVEN).then(|| Instant::now() + pause);
+    }
+
+    fn pauses(&self) -> bool {
+        self.pause_until.is_some_and(|until| Instant::now() < until)
+    }
 }
 
 /// What a call gets: a replica at once, or a place in the queue and the number of replicas to start for it.
@@ -83,6 +115,14 @@ impl Revision {
             member.in_flight += 1;
             return Ok(Admission::Granted(self.lease(&member.replica, None)));
         }
+        // Nothing runs, nothing starts, and the next attempt is not due: what was wrong still is.
+        if state.members.is_empty()
+            && state.starting == 0
+            && state.trouble.pauses()
+            && let Some(source) = state.trouble.reason.clone()
+        {
+            return Err(self.cannot_start(source));
+        }
         state.waiting.retain(|waiting| !waiting.is_closed());
         if state.waiting.len() >= self.queue {
             return Err(Error::QueueFull { name: self.name.clone(), waiting: state.waiting.len() });
@@ -106,7 +146,7 @@ impl Revision {
     /// How many replicas are missing to `least`; counted as starting from here on.
     pub fn shortage(&self, least: u32) -> u32 {
         let mut state = self.lock();
-        if state.retired {
+        if state.retired || state.trouble.pauses() {
             return 0;
         }
         let present = u32::try_from(state.members.len()).unwrap_or(u32::MAX).saturating_add(state.starting);
@@ -135,7 +175,12 @@ impl Revision {
             if state.retired {
                 return Err(replica.clone());
             }
-            let mut member = Member { replica: replica.clone(), in_flight: 0, idle_since: Instant::now() };
+            let mut member = Member {
+                replica: replica.clone(),
+                in_flight: 0,
+                idle_since: Instant::now(),
+                since: Instant::now(),
+            };
             while member.in_flight < self.concurrency() {
                 let Some(waiting) = state.waiting.pop_front() else { break };
                 member.in_flight += 1;
@@ -156,22 +201,33 @@ impl Revision {
         let failed: Vec<_> = {
             let mut state = self.lock();
             state.starting = state.starting.saturating_sub(1);
+            if source.is_of_the_function() {
+                state.trouble.died(Some(source.clone()));
+            }
             if state.starting > 0 || !state.members.is_empty() {
                 return;
             }
             state.waiting.drain(..).collect()
         };
         for waiting in failed {
-            let (name, version) = (self.name.clone(), self.version.number);
-            let _ = waiting.send(Err(Error::CannotStart { name, version, source: source.clone() }));
+            let _ = waiting.send(Err(self.cannot_start(source.clone())));
         }
+    }
+
+    fn cannot_start(&self, source: Arc<Error>) -> Error {
+        Error::CannotStart { name: self.name.clone(), version: self.version.number, source }
     }
 
     /// Takes a replica out of the routes, once. Says how many to start instead for the calls that wait.
     pub fn leave(&self, id: &str) -> Option<u32> {
         let mut state = self.lock();
         let at = state.members.iter().position(|member| member.replica.id == id)?;
-        state.members.swap_remove(at);
+        let member = state.members.swap_remove(at);
+        if member.since.elapsed() < WELL {
+            state.trouble.died(None);
+        } else {
+            state.trouble = Trouble::default();
+        }
         Some(self.wanted(&mut state))
     }
 
@@ -281,4 +337,26 @@ impl Drop for Lease {
 /// The digest of a version as it stands in the record.
 pub(super) fn key(version: &Version) -> Digest {
     Digest::of(serde_json::to_vec(version).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_after_the_first_deaths() {
+        let mut trouble = Trouble::default();
+        for _ in 0..FORGIVEN {
+            trouble.died(None);
+            assert!(!trouble.pauses());
+        }
+        let mut before = Duration::ZERO;
+        for _ in 0..10 {
+            trouble.died(None);
+            let pause = trouble.pause_until.unwrap().duration_since(Instant::now());
+            assert!(trouble.pauses() && pause <= LONGEST_PAUSE);
+            assert!(pause > before || before > LONGEST_PAUSE - Duration::from_secs(1));
+            before = pause;
+        }
+    }
 }

@@ -104,7 +104,8 @@ impl Starter {
         timing.boot = lap();
         let (name, version) = (revision.name.clone(), revision.version.number);
         let (fate, _) = watch::channel(None);
-        Ok((Arc::new(Replica { id: id.into(), function: name, version, address, pid, fate }), timing))
+        let gone = Default::default();
+        Ok((Arc::new(Replica { id: id.into(), function: name, version, address, pid, fate, gone }), timing))
     }
 
     /// Waits until the replica listens, or ends, or takes too long.

@@ -97,12 +97,31 @@ impl Replicas {
     /// Takes in a record that was written. Ends when calls go to its current version: at once where nothing ran, else
     /// when a replica of it is ready, while the ones before go on answering and then finish their calls.
     pub async fn updated(self: &Arc<Self>, record: &FunctionRecord) -> Result<(), Error> {
+        self.take_in(record)?.await;
+        Ok(())
+    }
+
+    /// The same in two halves. Records are to be taken in in the order that they were written in, which is done when
+    /// this returns; the waiting that is left may overlap with a later record's, which cuts it short.
+    pub fn take_in(
+        self: &Arc<Self>,
+        record: &FunctionRecord,
+    ) -> Result<impl Future<Output = ()> + Send + use<>, Error> {
         let Some(next) = revision(record, record.current, self.scale.queue) else {
             return Err(Error::UnknownVersion { name: record.name.clone(), version: record.current });
         };
-        let Some(before) = self.enter(record, &next) else { return Ok(()) };
+        let before = self.enter(record, &next);
+        let (replicas, record) = (self.clone(), record.clone());
+        Ok(async move {
+            if let Some(before) = before {
+                replicas.switch(&record, before, next).await;
+            }
+        })
+    }
+
+    async fn switch(self: &Arc<Self>, record: &FunctionRecord, before: Arc<Revision>, next: Arc<Revision>) {
         if before.is_alive() {
-            self.warm(&next).await;
+            self.warm(record, &next).await;
         }
         let before = {
             let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
@@ -120,7 +139,6 @@ impl Replicas {
         if let Some(before) = before {
             self.forward_waiting(&before).await;
         }
-        Ok(())
     }
 
     /// Puts the record into the table; gives the revision to be replaced, if there is one.
@@ -144,12 +162,16 @@ impl Replicas {
         }
     }
 
-    /// Starts one replica and waits for it. A version that cannot start is switched to all the same: its calls shall
-    /// say why, rather than get answers of code that was replaced.
-    async fn warm(self: &Arc<Self>, revision: &Arc<Revision>) {
+    /// Starts one replica and waits for it, unless a later record comes. A version that cannot start is switched to all
+    /// the same: its calls shall say why, rather than get answers of code that was replaced.
+    async fn warm(self: &Arc<Self>, record: &FunctionRecord, revision: &Arc<Revision>) {
         self.start_replicas(revision, revision.shortage(1));
+        let is_latest = || {
+            let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+            routes.get(&record.name).is_some_and(|route| route.record.current == record.current)
+        };
         let ready = async {
-            while revision.is_alive() && !revision.is_ready() {
+            while revision.is_alive() && !revision.is_ready() && is_latest() {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
@@ -283,6 +305,8 @@ impl Replicas {
             };
             let starts = revision.leave(&replica.id).unwrap_or(0);
             replicas.start_replicas(&revision, starts);
+            // Told before the cleaning up: calls whose connection has broken wait for it.
+            replica.fate.send_replace(Some(fate));
             if let Err(error) = replicas.starter.clean(&replica.id).await {
                 // The reconciler tries again.
                 tracing::warn!(replica = %replica.id, error = &error as &dyn std::error::Error, "cleaning up");
@@ -290,7 +314,7 @@ impl Replicas {
             replicas.owned().remove(&replica.id);
             let alive = |id: &str| replicas.owned().contains(id);
             logs::prune(&replicas.starter.data_dir, &replica.function, alive);
-            replica.fate.send_replace(Some(fate));
+            replica.gone.cancel();
         });
     }
 
@@ -320,7 +344,7 @@ impl Replicas {
                 tracing::warn!(replica = %replica.id, error = &error as &dyn std::error::Error, "stopping");
             }
             tokio::select! {
-                _ = replica.fate(STOP_PATIENCE) => {}
+                _ = tokio::time::timeout(STOP_PATIENCE, replica.gone.cancelled()) => {}
                 // Nobody watches any more: the next server removes it.
                 () = replicas.stopping.cancelled() => {}
             }

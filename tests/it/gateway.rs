@@ -69,6 +69,9 @@ impl Lease for FixedLease {
     fn cold(&self) -> bool {
         self.cold
     }
+    async fn cause_of_death(&self) -> Option<String> {
+        None
+    }
     fn failed(&self) {
         self.of.failed.fetch_add(1, Ordering::SeqCst);
     }
