@@ -1,5 +1,6 @@
 //! Every test that drives more than one room, in one binary: the real program against real parts.
 
+mod api;
 mod base;
 mod cli;
 mod dependencies;

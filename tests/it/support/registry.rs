@@ -67,8 +67,17 @@ impl DockerRegistry {
         })
     }
 
-    /// `more` follows the `http:` section, so that it may continue it.
+    /// Refuses to delete anything, as distribution does unless it is told otherwise.
+    pub fn without_deletion() -> Self {
+        Self::deleting(false, |_| String::new())
+    }
+
     fn configured(more: impl Fn(&Path) -> String) -> Self {
+        Self::deleting(true, more)
+    }
+
+    /// `more` follows the `http:` section, so that it may continue it.
+    fn deleting(deletes: bool, more: impl Fn(&Path) -> String) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let extra = more(dir.path());
         // The port is free when it is chosen; should somebody take it before the registry does, another is chosen.
@@ -76,7 +85,7 @@ impl DockerRegistry {
             let address = free_address();
             let config = format!(
                 "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    \
-                 rootdirectory: {}\n  delete:\n    enabled: true\n  maintenance:\n    uploadpurging:\n      enabled: \
+                 rootdirectory: {}\n  delete:\n    enabled: {deletes}\n  maintenance:\n    uploadpurging:\n      enabled: \
                  false\nhttp:\n  addr: {address}\n{extra}",
                 dir.path().join("data").display()
             );
