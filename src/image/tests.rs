@@ -374,8 +374,14 @@ fn any_tree() -> impl Strategy<Value = BTreeMap<String, (u8, Vec<u8>)>> {
     })
 }
 
+/// As many cases as `PROPTEST_CASES` says, which the soak does; else `usual`, as each of them builds a layer.
+fn cases(usual: u32) -> ProptestConfig {
+    let told = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
+    ProptestConfig { cases: told.unwrap_or(usual), ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(cases(64))]
 
     #[test]
     fn any_tree_comes_back_out_of_its_layer(tree_in in any_tree(), streamed in any::<bool>()) {
