@@ -99,7 +99,7 @@ mod tests {
             "f": "no",
             "g": "line\nbreak",
         });
-        let text = "a:\n  b:\n    - 1\n    - c: x\n      d: []\n    - - y\n  e: {}\nf: \"no\"\ng: \"line\\nbreak\"\n";
+        let text = "a:\n  b:\n    - 1\n    - c: x\n      d: []\n    - - \"y\"\n  e: {}\nf: \"no\"\ng: \"line\\nbreak\"\n";
         assert_eq!(document(&value), text);
     }
 
