@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::tree::{Content, Entry, Kind};
 use super::{Bounds, Form, Options, Source, SourceError, Store, entry};
-use crate::function::EntryPoint;
+use crate::function::{EntryPoint, InvalidEntryPoint};
 
 /// The file's bytes, of which the kernel keeps in memory what it likes.
 pub(super) fn map(path: &Path, bounds: &Bounds) -> Result<Bytes, SourceError> {
@@ -30,6 +30,10 @@ pub(super) fn map(path: &Path, bounds: &Bounds) -> Result<Bytes, SourceError> {
 /// One module, under its own name.
 pub(super) fn open(stem: &str, bytes: Bytes, options: &Options) -> Result<Source, SourceError> {
     let own = EntryPoint::of_module(stem)?;
+    if own.module.contains('.') {
+        // A file is one module: a dot would make it one within a package that is not there.
+        return Err(InvalidEntryPoint { text: own.to_string() }.into());
+    }
     let entry = options.entry.clone().unwrap_or(own);
     let name = format!("{stem}.py");
     let content = Content::Stored { at: 0..bytes.len(), crc: None };

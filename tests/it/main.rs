@@ -2,6 +2,7 @@
 
 mod api;
 mod base;
+mod build;
 mod cli;
 mod dependencies;
 mod etcd;
