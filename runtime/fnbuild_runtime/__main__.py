@@ -1,6 +1,6 @@
 """`python3 -P -m fnbuild_runtime`: listen, load the function, answer until SIGTERM.
 
-A plain start takes the entry point from FNBUILD_ENTRY; a warm one, with FNBUILD_POOL_SOCKET, waits for it. From there on
+A plain start takes the entry point from FNBUILD_ENTRY; a warm one waits for it at a socket. From there on
 both are the same.
 """
 
@@ -10,7 +10,7 @@ import sys
 
 from . import handover
 from .app import App
-from .loading import LoadError, load
+from .loading import CODE, LoadError, load
 from .server import Server, leave, listen
 
 
@@ -29,7 +29,7 @@ def main():
     server = Server(listener, app)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.stop)
-    path = os.environ.get(handover.VARIABLE)
+    path = handover.socket_in(CODE)
     entry = handover.receive(path) if path else os.environ.get("FNBUILD_ENTRY", "func:run")
     try:
         app.use(entry, load(entry))

@@ -1,20 +1,32 @@
 """How a warm container, which was started without a function, is given one. Once.
 
-The host makes a unix socket and names it in FNBUILD_POOL_SOCKET. The runtime connects and reads one JSON line,
-`{"env": {NAME: VALUE or null}, "entry": "module:function"}`, answers `{"ok": true}` or `{"error": TEXT}`, and closes its
-end before any of the user's code is imported. Secrets come as env or as files, like in a plain start.
+Where the user's code would be, such a container has a folder with nothing but a unix socket in it; no layer of an image
+can have one. The runtime connects and waits. The host, once it has put the code in the folder's place, writes one JSON
+line, `{"env": {NAME: VALUE or null}, "entry": "module:function"}`. The runtime answers `{"ok": true}` or `{"error": TEXT}`
+and closes its end before any of the user's code is imported: nothing of all this is left for a function to see.
 """
 
 import json
 import os
 import socket
+import stat
 
-VARIABLE = "FNBUILD_POOL_SOCKET"
+_NAME = ".fnbuild-pool"
 _MAX_LINE = 8 << 20
 
 
+def socket_in(code):
+    """The socket to wait at, or None where this is a plain start."""
+    path = os.path.join(code, _NAME)
+    try:
+        return path if stat.S_ISSOCK(os.lstat(path).st_mode) else None
+    except OSError:
+        return None
+
+
 def receive(path):
-    """Waits for a function, puts its environment in place, and gives its entry point."""
+    """Waits for a function, puts its environment and the working folder in place, and gives its entry point."""
+    folder = os.getcwd()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as channel:
         channel.connect(path)
         with channel.makefile("rb") as lines:
@@ -25,7 +37,8 @@ def receive(path):
             channel.sendall(json.dumps({"error": str(error)}).encode() + b"\n")
             raise SystemExit(f"handover: {error}") from None
         channel.sendall(b'{"ok": true}\n')
-    os.environ.pop(VARIABLE, None)
+    # What the folder's name leads to is another one by now: the code.
+    os.chdir(folder)
     for name, value in env.items():
         if value is None:
             os.environ.pop(name, None)

@@ -106,12 +106,13 @@ def test_sigterm_ends_it_as_pid_1(tmp_path):
 
 
 class Host:
-    """The host's end of a hand-over."""
+    """The host's end of a hand-over, in the folder where the code will be."""
 
-    def __init__(self, path):
-        self.path = path
+    def __init__(self, code):
+        code.mkdir(exist_ok=True)
+        self.path = code / ".fnbuild-pool"
         self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(str(path))
+        self.listener.bind(str(self.path))
         self.listener.listen(1)
 
     def give(self, message):
@@ -150,9 +151,8 @@ def run():
 
 def test_a_warm_start_is_like_a_plain_one(serve, tmp_path):
     plain = serve(SPY, SECRET="s")
-    path = tmp_path / "pool.sock"
-    host = Host(path)
-    warm = serve(SPY, ready=False, FNBUILD_POOL_SOCKET=str(path))
+    host = Host(tmp_path / "function")
+    warm = serve(SPY, ready=False)
     wait_for(lambda: in_vain(warm), "the listener")
     message = json.dumps({"env": {"SECRET": "s"}, "entry": "func:run"}).encode()
     assert host.give(message) == {"ok": True}
@@ -160,9 +160,8 @@ def test_a_warm_start_is_like_a_plain_one(serve, tmp_path):
 
 
 def test_a_call_before_the_hand_over_waits_for_it(serve, tmp_path):
-    path = tmp_path / "pool.sock"
-    host = Host(path)
-    warm = serve("def run():\n    return 1\n", ready=False, FNBUILD_POOL_SOCKET=str(path))
+    host = Host(tmp_path / "function")
+    warm = serve("def run():\n    return 1\n", ready=False)
     wait_for(lambda: in_vain(warm), "the listener")
     assert warm.request("GET", "/_/health").status == 503
     early = []
@@ -175,9 +174,8 @@ def test_a_call_before_the_hand_over_waits_for_it(serve, tmp_path):
 
 @pytest.mark.parametrize("message", [b"no json", b"{}", b'{"env": {"A=": "x"}, "entry": "func:run"}', b'{"env": {}, "entry": "x"}'])
 def test_a_bad_hand_over_is_answered_and_ends_the_container(serve, tmp_path, message):
-    path = tmp_path / "pool.sock"
-    host = Host(path)
-    warm = serve("def run():\n    return 1\n", ready=False, FNBUILD_POOL_SOCKET=str(path))
+    host = Host(tmp_path / "function")
+    warm = serve("def run():\n    return 1\n", ready=False)
     assert "error" in host.give(message)
     assert warm.process.wait(10) == 1
 
