@@ -76,6 +76,9 @@ pub struct ConfigArguments {
     /// A replica without calls is stopped after this time
     #[arg(long, env = "FNBUILD_IDLE_TIME", default_value = "60s", value_parser = duration, value_name = "TIME")]
     idle_time: Duration,
+    /// Containers of each base that wait for a function, so that a first call waits for no start; 0 for none
+    #[arg(long, env = "FNBUILD_POOL", default_value_t = 2, value_name = "N")]
+    pool: usize,
     /// How many calls of a function may wait for a replica
     #[arg(long, env = "FNBUILD_QUEUE", default_value_t = 1000, value_name = "N")]
     queue: usize,
@@ -120,6 +123,8 @@ pub struct Config {
     pub network: NetworkConfig,
     pub uid_base: u32,
     pub idle_time: Duration,
+    /// Containers that wait for a function, for each base.
+    pub pool: usize,
     pub queue: usize,
     pub start_timeout: Duration,
     pub idle_timeout: Duration,
@@ -210,6 +215,7 @@ impl ConfigArguments {
             network: NetworkConfig { subnet, plugins, dns, egress },
             uid_base: self.uid_base,
             idle_time: self.idle_time,
+            pool: self.pool,
             queue: self.queue,
             start_timeout: self.start_timeout,
             idle_timeout: self.idle_timeout,

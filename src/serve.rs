@@ -280,6 +280,7 @@ fn replica_config(
             queue: config.queue,
             start_timeout: config.start_timeout,
             idle: config.idle_time,
+            pool: config.pool,
             ..ScaleSettings::default()
         },
         walls: WallSettings { uid_base: config.uid_base, ..WallSettings::default() },

@@ -88,16 +88,25 @@ impl Containerd {
         Ok(answer.into_inner().containers.into_iter().map(info).collect())
     }
 
-    /// Replaces some labels of a container, leaving its others alone.
-    pub async fn label_container(&self, id: &str, labels: Labels) -> Result<(), Error> {
-        let paths = labels.keys().map(|key| format!("labels.{key}")).collect();
-        let container = c8d::Container { id: id.into(), labels, ..Default::default() };
+    /// Says anew what a container is: image, spec and the labels given, its others staying. What runs in it does not
+    /// change, but what is run beside it and who reads the record go by it.
+    pub async fn update_container(&self, new: NewContainer<'_>) -> Result<(), Error> {
+        let id = new.id;
+        let labels = new.labels.keys().map(|key| format!("labels.{key}"));
+        let paths = labels.chain(["image".to_string(), "spec".into()]).collect();
+        let container = c8d::Container {
+            id: id.into(),
+            labels: new.labels,
+            image: new.image.into(),
+            spec: Some(new.spec.wire()),
+            ..Default::default()
+        };
         let request = c8d::UpdateContainerRequest {
             container: Some(container),
             update_mask: Some(prost_types::FieldMask { paths }),
         };
         let updated = self.containers().update(request).await;
-        updated.map(drop).map_err(|status| self.failed(format!("label container {id}"), status))
+        updated.map(drop).map_err(|status| self.failed(format!("update container {id}"), status))
     }
 
     /// Deletes the record. One that is gone is success.

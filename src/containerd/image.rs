@@ -45,9 +45,13 @@ impl Containerd {
         bytes: bytes::Bytes,
         chain: Option<&Digest>,
     ) -> Result<(), Error> {
-        let key = format!("containerd.io/gc.ref.snapshot.{}", super::SNAPSHOTTER);
-        let labels = chain.map(|chain| (key, chain.to_string())).into_iter().collect();
+        let labels = chain.map(|chain| (self.snapshot_reference(), chain.to_string())).into_iter().collect();
         self.write_bytes(target, bytes, labels).await
+    }
+
+    /// The label of what needs a snapshot, whose name is its value: the collector then leaves that alone.
+    pub fn snapshot_reference(&self) -> String {
+        format!("containerd.io/gc.ref.snapshot.{}", super::SNAPSHOTTER)
     }
 
     /// Manifest and config of an image whose blobs are in the content store.

@@ -2,6 +2,8 @@
 //!
 //! Real chain IDs make the snapshots the same as those of `ctr` and `nerdctl`, so that a base is unpacked once.
 
+use std::path::PathBuf;
+
 use containerd_client::services::v1::{self as c8d, snapshots as snap};
 use containerd_client::tonic::Code;
 use containerd_client::types;
@@ -129,6 +131,35 @@ impl Containerd {
     }
 }
 
+impl Containerd {
+    /// The folders on this machine that the layers of an unpacked chain were applied to, the uppermost first. They stay
+    /// where they are for as long as the chain's snapshot exists.
+    pub async fn layer_folders(&self, chain: &Digest) -> Result<Vec<PathBuf>, Error> {
+        let failed = |source| self.failed(format!("look into snapshot {chain}"), source);
+        // Only its mounts are wanted. If this is interrupted the collector takes it: nothing refers to it.
+        let key = format!("view-{:016x} {chain}", getrandom::u64().unwrap_or_default());
+        let request = snap::ViewSnapshotRequest {
+            snapshotter: SNAPSHOTTER.into(),
+            key: key.clone(),
+            parent: chain.to_string(),
+            ..Default::default()
+        };
+        let mounts = self.snapshots().view(request).await.map_err(failed)?.into_inner().mounts;
+        self.remove_snapshot(&key).await?;
+        Ok(folders(&mounts))
+    }
+}
+
+/// One layer is bound, several are an overlay's lower folders.
+fn folders(mounts: &[types::Mount]) -> Vec<PathBuf> {
+    let Some(mount) = mounts.first() else { return Vec::new() };
+    if mount.r#type == "bind" {
+        return vec![mount.source.clone().into()];
+    }
+    let lower = mount.options.iter().find_map(|option| option.strip_prefix("lowerdir="));
+    lower.unwrap_or_default().split(':').filter(|path| !path.is_empty()).map(PathBuf::from).collect()
+}
+
 pub(super) fn wire_descriptor(descriptor: &Descriptor) -> types::Descriptor {
     types::Descriptor {
         media_type: descriptor.media_type.clone(),
@@ -141,6 +172,19 @@ pub(super) fn wire_descriptor(descriptor: &Descriptor) -> types::Descriptor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_folders_of_layers_are_read_from_mounts() {
+        let mount = |kind: &str, source: &str, options: &[&str]| types::Mount {
+            r#type: kind.into(),
+            source: source.into(),
+            options: options.iter().map(ToString::to_string).collect(),
+            ..Default::default()
+        };
+        assert_eq!(folders(&[mount("bind", "/s/1/fs", &["ro", "rbind"])]), [PathBuf::from("/s/1/fs")]);
+        let overlay = mount("overlay", "overlay", &["index=off", "lowerdir=/s/2/fs:/s/1/fs"]);
+        assert_eq!(folders(&[overlay]), [PathBuf::from("/s/2/fs"), "/s/1/fs".into()]);
+    }
 
     #[test]
     fn chain_ids_follow_the_image_spec() {

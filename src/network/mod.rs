@@ -96,7 +96,7 @@ impl Network {
 
     /// A namespace with an address for `container`. On failure nothing stays.
     pub async fn attach(&self, container: &str) -> Result<Attachment, Error> {
-        let netns = self.netns(container);
+        let netns = self.namespace(container);
         let made = netns.clone();
         blocking(move || netns::create(&made)).await?;
         match self.connect(container, &netns).await {
@@ -118,7 +118,7 @@ impl Network {
 
     /// Gives the address back and removes the namespace. What is gone already is success.
     pub async fn detach(&self, container: &str) -> Result<(), Error> {
-        let netns = self.netns(container);
+        let netns = self.namespace(container);
         self.plugins.del(container, &netns).await?;
         blocking(move || netns::remove(&netns)).await
     }
@@ -148,7 +148,8 @@ impl Network {
         Ok(())
     }
 
-    fn netns(&self, container: &str) -> PathBuf {
+    /// Where the container's namespace is, once it is attached.
+    pub fn namespace(&self, container: &str) -> PathBuf {
         Path::new(netns::FOLDER).join(format!("fnb-{}-{container}", self.id))
     }
 }

@@ -45,6 +45,12 @@ pub enum Error {
     Died { status: u32, port: u16, last_lines: Vec<String> },
     #[error("it did not listen on port {port} within {} s", waited.as_secs())]
     NotListening { port: u16, waited: Duration },
+    #[error("hand a function over to the waiting container {id}")]
+    HandOver {
+        id: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("the image {image} has neither an entry point nor a command")]
     NoCommand { image: Digest },
     #[error("fetch {repository}@{image} from the registry")]

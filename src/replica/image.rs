@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,9 @@ use futures_util::stream::{self, BoxStream};
 use super::{Error, FolderId};
 use crate::containerd::{Containerd, Labels, chain_id};
 use crate::function::NewVersion;
-use crate::oci::{Descriptor, Digest, ImageConfig, ImageIndex, ImageManifest, Platform, Repository};
+use crate::oci::{
+    ContainerConfig, Descriptor, Digest, ImageConfig, ImageIndex, ImageManifest, Platform, Repository,
+};
 
 /// Whatever a registry's client has to say.
 pub type PullError = Box<dyn std::error::Error + Send + Sync>;
@@ -36,6 +39,15 @@ const PARALLEL_LAYERS: usize = 3;
 
 pub(super) const FOLDER_LABEL: &str = "io.fnbuild.folder";
 
+/// The label of images that have fnbuild's runtime in them, and so its health check.
+pub(super) const RUNTIME_LABEL: &str = "io.fnbuild.runtime";
+
+/// Where a function's files are inside.
+pub(super) const CODE: &str = "/function";
+
+/// The variable of images that names the function to call.
+pub(super) const ENTRY: &str = "FNBUILD_ENTRY";
+
 /// An image whose layers are unpacked.
 #[derive(Debug)]
 pub(super) struct Unpacked {
@@ -43,6 +55,26 @@ pub(super) struct Unpacked {
     pub name: String,
     pub chain: Option<Digest>,
     pub config: ImageConfig,
+    /// Where the image is a base of fnbuild's with layers of a function's on top.
+    pub code: Option<Code>,
+}
+
+/// What a function has over its base.
+#[derive(Debug)]
+pub(super) struct Code {
+    pub base: Arc<Base>,
+    /// The folders that are `/function` once merged, the uppermost first.
+    pub folders: Vec<PathBuf>,
+}
+
+/// What is below the functions: enough to start a container that is nobody's yet.
+#[derive(Debug)]
+pub(super) struct Base {
+    /// Of all the rest: a container of this key fits every image of this key.
+    pub key: Digest,
+    pub chain: Digest,
+    /// An image's, without its entry point.
+    pub config: ContainerConfig,
 }
 
 /// Fetches and remembers.
@@ -123,7 +155,17 @@ impl Images {
             Some(chain) => self.containerd.has_snapshot(&chain.to_string()).await?,
             None => true,
         };
-        Ok(there.then_some(Unpacked { name, chain, config }))
+        if !there {
+            return Ok(None);
+        }
+        let code = code(&self.containerd, chain.as_ref(), &config).await?;
+        Ok(Some(Unpacked { name, chain, config, code }))
+    }
+
+    /// What is known of an image without asking anybody.
+    pub fn known(&self, digest: &Digest) -> Option<Arc<Unpacked>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(digest)?.image.get().cloned()
     }
 
     async fn fetch(&self, version: &NewVersion) -> Result<Unpacked, Error> {
@@ -172,7 +214,8 @@ impl Fetch<'_> {
         self.containerd.write_config(&manifest.config, raw, chain.as_ref()).await?;
         self.containerd.write_manifest(&target, bytes, &manifest).await?;
         self.containerd.pin_image(&name, &target, labels).await?;
-        Ok(Unpacked { name, chain, config })
+        let code = code(self.containerd, chain.as_ref(), &config).await?;
+        Ok(Unpacked { name, chain, config, code })
     }
 
     /// The manifest for this machine: the one named, or the one that the named index lists.
@@ -230,6 +273,44 @@ impl Fetch<'_> {
         let (repository, image) = (self.version.repository.clone(), self.version.digest.clone());
         Error::Manifest { repository, image, source }
     }
+}
+
+/// Divides an image with fnbuild's runtime into a base and a function's own layers: those on top that have nothing
+/// outside of the function's folder. `None` where there is nothing to divide.
+async fn code(
+    containerd: &Containerd,
+    chain: Option<&Digest>,
+    config: &ImageConfig,
+) -> Result<Option<Code>, Error> {
+    let container = &config.config;
+    let runs_here = container.working_dir.as_deref() == Some(CODE);
+    let (Some(chain), true, true) = (chain, runs_here, container.labels.contains_key(RUNTIME_LABEL)) else {
+        return Ok(None);
+    };
+    let layers = containerd.layer_folders(chain).await?;
+    let own = layers.iter().take_while(|layer| has_only_code(layer)).count();
+    let diff_ids = &config.rootfs.diff_ids;
+    let below = diff_ids.get(..diff_ids.len().saturating_sub(own)).and_then(chain_id);
+    let folders = layers.iter().map(|layer| layer.join(&CODE[1..])).filter(|folder| is_folder(folder));
+    let folders: Vec<PathBuf> = folders.collect();
+    // Merging takes two, and a base has the folder too: it is where its containers start.
+    let divided = own > 0 && layers.len() == diff_ids.len() && folders.len() > own;
+    let (Some(chain), true) = (below, divided) else { return Ok(None) };
+    let mut generic = container.clone();
+    generic.env.retain(|pair| !pair.starts_with(&format!("{ENTRY}=")));
+    // They say what the function is; a container goes by nothing in them.
+    generic.labels.clear();
+    let key = Digest::of(serde_json::to_vec(&(&chain, &generic)).unwrap_or_default());
+    Ok(Some(Code { base: Arc::new(Base { key, chain, config: generic }), folders }))
+}
+
+fn has_only_code(layer: &Path) -> bool {
+    let names = std::fs::read_dir(layer).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.collect::<Vec<_>>() == [&CODE[1..]] && is_folder(&layer.join(&CODE[1..]))
+}
+
+fn is_folder(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
 }
 
 /// Whether there is a list of manifests: what tells an index from a manifest whatever the media type says.

@@ -7,6 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -180,6 +181,8 @@ impl Rotating {
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.size > 0 && self.size + bytes.len() as u64 > self.half {
+            // It may have been moved since: see `logs::claim`.
+            self.path = fs::read_link(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?;
             fs::rename(&self.path, rotated(&self.path))?;
             *self = Self::open(&self.path, self.half * 2)?;
         }
@@ -251,6 +254,18 @@ mod tests {
         let size = |path: &Path| fs::metadata(path).unwrap().len();
         assert!(size(&path) + size(&rotated(&path)) <= 10_000);
         assert!(fs::read_to_string(&path).unwrap().ends_with("999\n"));
+    }
+
+    #[test]
+    fn a_log_that_was_moved_is_rotated_where_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let [before, after] = ["before", "after"].map(|name| folder.path().join(name));
+        let mut file = Rotating::open(&before, 100).unwrap();
+        fs::rename(&before, &after).unwrap();
+        for _ in 0..3 {
+            file.write(&[b'x'; 40]).unwrap();
+        }
+        assert!(!before.exists() && after.exists() && rotated(&after).exists());
     }
 
     #[test]

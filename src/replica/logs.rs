@@ -61,6 +61,19 @@ pub(super) fn file(data_dir: &Path, name: &FunctionName, version: VersionNumber,
     folder(data_dir, name).join(format!("v{version}.{id}{SUFFIX}"))
 }
 
+/// Where the log of a container is that is nobody's yet. No function's name begins with a dot.
+pub(super) fn nobodys_file(data_dir: &Path, id: &str) -> PathBuf {
+    data_dir.join("logs").join(".pool").join(format!("{id}{SUFFIX}"))
+}
+
+/// Makes the log of a container that was nobody's a replica's. Its writer follows.
+pub(super) fn claim(data_dir: &Path, id: &str, file: &Path) -> Result<(), Error> {
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder).map_err(Error::files("create", folder))?;
+    }
+    fs::rename(nobodys_file(data_dir, id), file).map_err(Error::files("move the log to", file))
+}
+
 /// The last texts in a log, for an error message.
 pub(super) fn last_lines(path: &Path, count: usize) -> Vec<String> {
     let text = fs::read_to_string(path).unwrap_or_default();

@@ -4,17 +4,20 @@
 //! or network. Containers belong to the data folder, not to the process: [`Replicas::stop`] leaves them running and
 //! the next [`Replicas::start`] adopts them.
 
+mod dress;
 mod error;
 mod folder;
 mod image;
 pub mod logger;
 mod logs;
+mod pool;
 mod ready;
 mod reconcile;
 mod revision;
 mod source;
 mod start;
 mod table;
+mod warm;
 mod watch;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -83,6 +86,8 @@ pub struct ScaleSettings {
     pub idle: Duration,
     /// How many replicas are started at once; more would only make each slower.
     pub parallel_starts: usize,
+    /// Containers that wait for a function, for each base; 0 for none.
+    pub pool: usize,
 }
 
 impl Default for ScaleSettings {
@@ -92,6 +97,7 @@ impl Default for ScaleSettings {
             start_timeout: Duration::from_secs(120),
             idle: Duration::from_secs(60),
             parallel_starts: 8,
+            pool: 2,
         }
     }
 }
@@ -160,11 +166,11 @@ pub struct Fate {
 pub struct Timing {
     /// Until its turn to start, and until its image was there.
     pub queue: Duration,
-    /// Network and files.
+    /// Network and files; from the pool, the mount.
     pub prepare: Duration,
-    /// containerd's part.
+    /// containerd's part; from the pool, other limits than the usual.
     pub create: Duration,
-    /// From the process's start until it listens.
+    /// From the process's start until it listens; from the pool, the hand-over.
     pub boot: Duration,
 }
 

@@ -1,27 +1,24 @@
 //! One replica, from an image to a listening process; and its end.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::image::{FOLDER_LABEL, Images, Unpacked};
+use super::image::{FOLDER_LABEL, Images, RUNTIME_LABEL};
 use super::revision::Revision;
 use super::{Error, FolderId, Replica, Timing, WallSettings, logger, logs, ready};
 use crate::containerd::{BindMount, Containerd, Labels, Limits, NewContainer, RuntimeSpec};
 use crate::function::Settings;
-use crate::network::{Attachment, Network};
-use crate::oci::ImageConfig;
+use crate::network::Network;
+use crate::oci::ContainerConfig;
 
 pub(super) const FUNCTION_LABEL: &str = "io.fnbuild.function";
 pub(super) const VERSION_LABEL: &str = "io.fnbuild.version";
 pub(super) const REVISION_LABEL: &str = "io.fnbuild.revision";
 pub(super) const ADDRESS_LABEL: &str = "io.fnbuild.address";
-
-/// The label of images that have fnbuild's runtime in them, and so its health check.
-const RUNTIME_LABEL: &str = "io.fnbuild.runtime";
 
 /// Where a function listens if neither its environment nor its image says otherwise.
 const PORT: u16 = 8081;
@@ -86,10 +83,16 @@ impl Starter {
             },)?;
         timing.prepare = lap();
 
+        let config = &image.config.config;
+        if config.entrypoint.iter().chain(&config.cmd).flatten().next().is_none() {
+            return Err(Error::NoCommand { image: revision.version.image.digest.clone() });
+        }
         let settings = &revision.version.image.settings;
-        let port = port(settings, &image.config);
-        let address = SocketAddr::new(attachment.address.into(), port);
-        let spec = self.spec(revision, (id, &attachment), &image, port)?;
+        let address = SocketAddr::new(attachment.address.into(), port(settings, config));
+        let folder = self.folder_of(id);
+        std::fs::create_dir_all(&folder).map_err(Error::files("create", &folder))?;
+        self.write_hosts(id, attachment.address, revision.name.as_str())?;
+        let spec = self.spec(id, (revision.name.as_str(), settings), config, attachment.address);
         let labels = self.labels(revision, address);
         let new = NewContainer { id, image: &image.name, labels, spec: &spec };
         self.containerd.create_container(new).await?;
@@ -130,7 +133,7 @@ impl Starter {
         }
     }
 
-    fn labels(&self, revision: &Revision, address: SocketAddr) -> Labels {
+    pub(super) fn labels(&self, revision: &Revision, address: SocketAddr) -> Labels {
         Labels::from([
             (FOLDER_LABEL.into(), self.folder.to_string()),
             (FUNCTION_LABEL.into(), revision.name.to_string()),
@@ -140,38 +143,39 @@ impl Starter {
         ])
     }
 
-    fn spec(
+    /// A container of this image's configuration, in the network at this address, for this host name and settings.
+    pub(super) fn spec(
         &self,
-        revision: &Revision,
-        (id, attachment): (&str, &Attachment),
-        image: &Unpacked,
-        port: u16,
-    ) -> Result<RuntimeSpec, Error> {
-        let settings = &revision.version.image.settings;
-        let config = &image.config.config;
-        let args: Vec<String> = config.entrypoint.iter().chain(&config.cmd).flatten().cloned().collect();
-        if args.is_empty() {
-            return Err(Error::NoCommand { image: revision.version.image.digest.clone() });
-        }
-        let folder = self.folder_of(id);
-        std::fs::create_dir_all(&folder).map_err(Error::files("create", &folder))?;
-        let hosts = folder.join("hosts");
-        let text = format!("127.0.0.1\tlocalhost\n{}\t{}\n", attachment.address, revision.name);
-        std::fs::write(&hosts, text).map_err(Error::files("write", &hosts))?;
-        Ok(RuntimeSpec {
-            args,
-            env: environment(settings, config.env.clone(), port),
+        id: &str,
+        (hostname, settings): (&str, &Settings),
+        config: &ContainerConfig,
+        address: Ipv4Addr,
+    ) -> RuntimeSpec {
+        RuntimeSpec {
+            args: config.entrypoint.iter().chain(&config.cmd).flatten().cloned().collect(),
+            env: environment(settings, &config.env, port(settings, config)),
             working_dir: config.working_dir.clone().filter(|dir| !dir.is_empty()).unwrap_or("/".into()),
-            hostname: revision.name.to_string(),
-            uid: self.walls.uid(attachment.address),
+            hostname: hostname.into(),
+            uid: self.walls.uid(address),
             limits: self.walls.limits(settings),
-            netns: attachment.netns.clone(),
+            netns: self.network.namespace(id),
             cgroup: self.cgroup(id),
             mounts: vec![
                 BindMount::new(self.network.resolv_conf(), "/etc/resolv.conf"),
-                BindMount::new(hosts, "/etc/hosts"),
+                BindMount::new(self.hosts(id), "/etc/hosts"),
             ],
-        })
+        }
+    }
+
+    fn hosts(&self, id: &str) -> PathBuf {
+        self.folder_of(id).join("hosts")
+    }
+
+    /// Written in place: a container that has it mounted reads the new text.
+    pub(super) fn write_hosts(&self, id: &str, address: Ipv4Addr, hostname: &str) -> Result<(), Error> {
+        let hosts = self.hosts(id);
+        let text = format!("127.0.0.1\tlocalhost\n{address}\t{hostname}\n");
+        std::fs::write(&hosts, text).map_err(Error::files("write", &hosts))
     }
 
     /// Below the root of every cgroup hierarchy.
@@ -207,6 +211,7 @@ impl Starter {
         };
         let (containers, network) = tokio::join!(containers, self.network.detach(id));
         let _ = std::fs::remove_dir_all(self.folder_of(id));
+        let _ = std::fs::remove_file(logs::nobodys_file(&self.data_dir, id));
         containers?;
         Ok(network?)
     }
@@ -215,11 +220,11 @@ impl Starter {
 impl WallSettings {
     /// An address is unique on the machine, so what is counted up from it is too, without keeping any account. The
     /// 2²¹ users from `uid_base` up cover the whole range that subnets are taken from.
-    fn uid(&self, address: std::net::Ipv4Addr) -> u32 {
+    fn uid(&self, address: Ipv4Addr) -> u32 {
         self.uid_base.saturating_add(u32::from(address) & 0x1F_FFFF)
     }
 
-    fn limits(&self, settings: &Settings) -> Limits {
+    pub(super) fn limits(&self, settings: &Settings) -> Limits {
         Limits {
             memory_bytes: settings.memory.0,
             cpu_millis: settings.cpu_millis,
@@ -231,11 +236,11 @@ impl WallSettings {
 }
 
 /// `PORT` of the function's settings, else of the image, else the image's first exposed TCP port, else 8081.
-fn port(settings: &Settings, image: &ImageConfig) -> u16 {
-    let from_image = || image.config.env.iter().find_map(|pair| pair.strip_prefix("PORT="));
+pub(super) fn port(settings: &Settings, image: &ContainerConfig) -> u16 {
+    let from_image = || image.env.iter().find_map(|pair| pair.strip_prefix("PORT="));
     let named = settings.env.get("PORT").map(String::as_str).or_else(from_image);
     let exposed = || {
-        image.config.exposed_ports.keys().find_map(|port| match port.split_once('/') {
+        image.exposed_ports.keys().find_map(|port| match port.split_once('/') {
             Some((number, "tcp")) => number.parse().ok(),
             Some(_) => None,
             None => port.parse().ok(),
@@ -245,7 +250,7 @@ fn port(settings: &Settings, image: &ImageConfig) -> u16 {
 }
 
 /// The image's environment, then the settings', the later of two winning.
-fn environment(settings: &Settings, image: Vec<String>, port: u16) -> Vec<String> {
+fn environment(settings: &Settings, image: &[String], port: u16) -> Vec<String> {
     // The user has no entry in the image's passwd file, and /tmp is the one folder that it can write to.
     let defaults = [("HOME".to_string(), "/tmp".to_string()), ("PORT".into(), port.to_string())];
     let mut pairs: Vec<(String, String)> = defaults.into();
@@ -267,14 +272,14 @@ mod tests {
     #[test]
     fn the_settings_win_over_the_image_and_the_image_over_the_defaults() {
         let mut settings = Settings::default();
-        let mut image = ImageConfig::default();
+        let mut image = ContainerConfig::default();
         assert_eq!(port(&settings, &image), 8081);
-        image.config.exposed_ports.insert("80/tcp".into(), Default::default());
+        image.exposed_ports.insert("80/tcp".into(), Default::default());
         assert_eq!(port(&settings, &image), 80);
-        image.config.env = vec!["PORT=9000".into(), "A=image".into()];
+        image.env = vec!["PORT=9000".into(), "A=image".into()];
         assert_eq!(port(&settings, &image), 9000);
         settings.env.insert("A".into(), "settings".into());
-        let env = environment(&settings, image.config.env.clone(), 9000);
+        let env = environment(&settings, &image.env, 9000);
         assert_eq!(env, ["HOME=/tmp", "PORT=9000", "A=settings"]);
     }
 

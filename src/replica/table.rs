@@ -9,10 +9,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::image::Images;
+use super::pool::Pool;
 use super::revision::{Admission, Lease, Revision};
 use super::start::Starter;
 use super::{
-    Error, ExecRequest, LogLine, LogQuery, Replica, ReplicaConfig, ReplicaState, ReplicaStatus, logs,
+    Error, ExecRequest, LogLine, LogQuery, Replica, ReplicaConfig, ReplicaState, ReplicaStatus, Timing, logs,
 };
 use crate::containerd::{Containerd, Exec};
 use crate::function::{FunctionName, FunctionRecord, NewVersion, VersionNumber};
@@ -32,6 +33,7 @@ pub struct Replicas {
     /// The replicas that this process starts, runs or ends, so that the reconciler leaves them alone.
     owned: Mutex<HashSet<String>>,
     starts: Semaphore,
+    pub(super) pool: Pool,
     pub(super) stopping: CancellationToken,
     pub(super) tasks: TaskTracker,
 }
@@ -80,11 +82,13 @@ impl Replicas {
             routes: RwLock::new(routes.collect()),
             owned: Mutex::default(),
             starts: Semaphore::new(config.scale.parallel_starts.max(1)),
+            pool: Pool::new(config.scale.pool),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
         replicas.adopt().await?;
         replicas.tasks.spawn(replicas.clone().look_after());
+        replicas.tasks.spawn(replicas.clone().keep_pool());
         Ok(replicas)
     }
 
@@ -256,6 +260,9 @@ impl Replicas {
     }
 
     async fn start_replica(self: &Arc<Self>, revision: &Arc<Revision>) {
+        if let Some((replica, timing)) = self.start_warm(revision).await {
+            return self.started(revision, replica, timing).await;
+        }
         let asked = Instant::now();
         let Ok(_turn) = self.starts.acquire().await else { return };
         let waited = asked.elapsed();
@@ -279,11 +286,7 @@ impl Replicas {
         match started {
             Ok((replica, mut timing)) => {
                 timing.queue += waited;
-                tracing::info!(replica = %id, address = %replica.address, ?timing, "replica started");
-                self.watch(replica.clone(), revision.clone());
-                if let Err(unwanted) = revision.join(&replica, Some(timing)) {
-                    self.stop_replica(unwanted).await;
-                }
+                self.started(revision, replica, timing).await;
             }
             Err(error) => {
                 tracing::warn!(replica = %id, error = &error as &dyn std::error::Error, "replica did not start");
@@ -291,6 +294,19 @@ impl Replicas {
                 revision.start_failed(error);
             }
         }
+    }
+
+    async fn started(self: &Arc<Self>, revision: &Arc<Revision>, replica: Arc<Replica>, timing: Timing) {
+        tracing::info!(replica = %replica.id, address = %replica.address, ?timing, "replica started");
+        self.watch(replica.clone(), revision.clone());
+        if let Err(unwanted) = revision.join(&replica, Some(timing)) {
+            self.stop_replica(unwanted).await;
+        }
+    }
+
+    /// Whether a call waits for a plain start.
+    pub(super) fn is_starting(&self) -> bool {
+        self.starts.available_permits() < self.scale.parallel_starts.max(1)
     }
 
     /// Waits in the background until the replica has ended, then takes it out of the routes and cleans up.
@@ -436,6 +452,12 @@ impl Replicas {
     pub(super) fn records(&self) -> Vec<FunctionRecord> {
         let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
         routes.values().map(|route| route.record.clone()).collect()
+    }
+
+    /// What calls go to that name no version.
+    pub(super) fn serving(&self) -> Vec<Arc<Revision>> {
+        let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+        routes.values().map(|route| route.serving.clone()).collect()
     }
 
     /// The function's revisions, the serving one first.

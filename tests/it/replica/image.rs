@@ -2,14 +2,18 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use fnbuild::function::{NewVersion, Settings};
+use fnbuild::image::{Base, Layout, build, code_layer};
 use fnbuild::oci::{Descriptor, Digest, ImageConfig, ImageManifest, Repository, media_type};
 use fnbuild::replica::{ImageSource, PullError};
+use fnbuild::source::Source;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
+
+use crate::support::base;
 
 /// Runs the request's body as a shell script, its output being the answer.
 const SCRIPT: &str = "#!/bin/sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\n'\n. /dev/stdin 2>&1\n";
@@ -43,6 +47,32 @@ impl Images {
             digest: manifest.digest,
             source: None,
             base: None,
+            entry: None,
+            settings,
+            author: None,
+        }
+    }
+
+    /// The default base with this `func.py` on it, as `fnbuild build` makes it.
+    pub fn python(&self, name: &str, code: &str, settings: Settings) -> NewVersion {
+        let layout = Layout::open(base::base().join("bases")).unwrap();
+        let base = Base::open(&layout, "python3.11-flask2.3").unwrap();
+        let bytes = code.as_bytes().to_vec().into();
+        let source = Arc::new(Source::from_module("func", bytes, &Default::default()).unwrap());
+        let code = code_layer(&source);
+        let image = build(&base, &source, &code, &Default::default()).unwrap();
+        for layer in image.layers() {
+            let mut bytes = Vec::new();
+            io::Read::read_to_end(&mut layer.open().unwrap(), &mut bytes).unwrap();
+            self.keep(layer.media_type(), bytes);
+        }
+        self.keep(media_type::CONFIG, image.config_bytes().to_vec());
+        let manifest = self.keep(media_type::MANIFEST, image.manifest_bytes().to_vec());
+        NewVersion {
+            repository: format!("fn/{name}").parse().unwrap(),
+            digest: manifest.digest,
+            source: None,
+            base: Some(base.descriptor.digest),
             entry: None,
             settings,
             author: None,

@@ -2,6 +2,7 @@
 
 mod image;
 mod life;
+mod pool;
 mod walls;
 
 use std::process::Command;
@@ -55,6 +56,12 @@ impl Site {
         self
     }
 
+    fn with_python(mut self, name: &str, code: &str, settings: Settings) -> Self {
+        let version = self.images.python(name, code, settings);
+        self.records.push(record(name, version));
+        self
+    }
+
     fn config(&self) -> ReplicaConfig {
         ReplicaConfig {
             socket: SOCKET.into(),
@@ -100,7 +107,7 @@ impl Site {
     async fn close(&self, replicas: Arc<Replicas>) {
         self.close_folder(replicas).await;
         // containerd collects what nothing refers to a moment after its last reference has gone.
-        crate::support::wait_until("the namespace to be empty", Duration::from_secs(20), || {
+        crate::support::wait_until("the namespace to be empty", Duration::from_secs(60), || {
             let removed = Command::new("ctr").args(["namespaces", "remove", &self.namespace]).output();
             removed.unwrap().status.success()
         });

@@ -1,0 +1,81 @@
+//! Putting a function's files over `/function` of a container that runs already, and its name on it.
+//!
+//! The code's layers are merged by an overlay that is read-only, nosuid and nodev from its making, and never attached
+//! anywhere on the host: it is moved straight into the container's mount namespace and goes with that. Nothing is left
+//! behind whoever dies in between. Takes Linux 5.2.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_string, fsmount,
+    fsopen, move_mount,
+};
+
+use super::image::CODE;
+
+/// Merges `folders`, the uppermost first, into `/function` of the container of process `pid`, in place of the mount
+/// that is there, and sets its host name. No code of a user's may run in it yet: its paths are followed.
+pub(super) async fn dress(pid: u32, folders: Vec<PathBuf>, hostname: String) -> io::Result<()> {
+    let work = move || {
+        // A thread of its own: it ends in the container's namespaces and must not be used for anything else.
+        let thread = std::thread::spawn(move || put_on(pid, &folders, &hostname));
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that mounts panicked")))
+    };
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+fn put_on(pid: u32, folders: &[PathBuf], hostname: &str) -> io::Result<()> {
+    let namespace = |name: &str| File::open(format!("/proc/{pid}/ns/{name}"));
+    let (mounts, names) = (namespace("mnt")?, namespace("uts")?);
+    // A working folder of this thread's own: for the short paths below, and because entering takes it.
+    unshare(CloneFlags::CLONE_FS)?;
+    let code = overlay(folders)?;
+    setns(names, CloneFlags::CLONE_NEWUTS)?;
+    rustix::system::sethostname(hostname.as_bytes())?;
+    setns(mounts, CloneFlags::CLONE_NEWNS)?;
+    umount2(CODE, MntFlags::MNT_DETACH)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    Ok(move_mount(&code, "", rustix::fs::CWD, CODE, flags)?)
+}
+
+/// A read-only overlay that is nowhere yet.
+fn overlay(folders: &[PathBuf]) -> io::Result<OwnedFd> {
+    // The kernel takes at most 255 bytes here, which a few whole paths exceed.
+    let parent = common_parent(folders);
+    std::env::set_current_dir(&parent)?;
+    let short: Option<Vec<&str>> =
+        folders.iter().map(|folder| folder.strip_prefix(&parent).ok()?.to_str()).collect();
+    let short = short.filter(|paths| !paths.iter().any(|path| path.contains([':', '\\', ','])));
+    let lower = short.ok_or_else(|| io::Error::other("a layer's path cannot be part of an overlay's"))?;
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "source", "function")?;
+    fsconfig_set_string(&context, "lowerdir", lower.join(":"))?;
+    fsconfig_create(&context)?;
+    let flags = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV;
+    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?)
+}
+
+fn common_parent(folders: &[PathBuf]) -> PathBuf {
+    let first = folders.first().and_then(|folder| folder.parent()).unwrap_or(Path::new("/"));
+    let holds_all = |parent: &&Path| folders.iter().all(|folder| folder.starts_with(parent));
+    first.ancestors().find(holds_all).unwrap_or(Path::new("/")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_shortened_by_what_they_share() {
+        let folders = ["/c/snapshots/12/fs/function", "/c/snapshots/3/fs/function"].map(PathBuf::from);
+        assert_eq!(common_parent(&folders), Path::new("/c/snapshots"));
+        assert_eq!(common_parent(&["/a/b".into(), "/c".into()]), Path::new("/"));
+    }
+}
