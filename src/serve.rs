@@ -4,7 +4,6 @@
 //! registry that is away is no such thing: what was pulled before can be served without it.
 
 mod embedded;
-mod images;
 mod router;
 
 use std::net::SocketAddr;
@@ -27,7 +26,6 @@ use crate::secrets::{SecretError, SecretKey, Secrets};
 use crate::source;
 use crate::store::{EtcdStore, FunctionStore, SledStore, StoreError};
 use embedded::Embedded;
-use images::RegistryImages;
 use router::Router;
 
 /// Why a server did not start.
@@ -268,7 +266,7 @@ fn replica_config(
         namespace: config.namespace.clone(),
         data_dir: config.data_dir.clone(),
         folder,
-        images: Arc::new(RegistryImages::new(Arc::clone(registry))),
+        images: Arc::new(Arc::clone(registry)),
         program,
         network: NetworkSettings {
             subnet: network.subnet,
