@@ -17,8 +17,6 @@ use tokio::net::TcpStream;
 use crate::support::run;
 use image::Images;
 
-const SOCKET: &str = "/run/containerd/containerd.sock";
-
 /// Listens, and is process 1's only child.
 const HTTPD: &str = "exec httpd -f -p 8081 -h /www";
 
@@ -64,7 +62,7 @@ impl Site {
 
     fn config(&self) -> ReplicaConfig {
         ReplicaConfig {
-            socket: SOCKET.into(),
+            socket: super::support::server::containerd(),
             namespace: self.namespace.clone(),
             data_dir: self.data.path().into(),
             folder: self.id(),
