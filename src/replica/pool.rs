@@ -155,6 +155,10 @@ impl Replicas {
                 Err(error) => {
                     tracing::warn!(replica = %id, error = &error as &dyn std::error::Error, "hand-over failed");
                     self.discard(id);
+                    // The function's own doing: another container would end like this one.
+                    if matches!(error, Error::Died { .. } | Error::NotListening { .. }) {
+                        return None;
+                    }
                 }
             }
         }

@@ -112,7 +112,7 @@ impl Starter {
     }
 
     /// Waits until the replica listens, or ends, or takes too long.
-    async fn listening(
+    pub(super) async fn listening(
         &self,
         id: &str,
         address: SocketAddr,

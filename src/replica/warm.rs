@@ -145,12 +145,15 @@ impl Starter {
         if let SocketAddr::V4(address) = warm.address {
             self.write_hosts(&id, *address.ip(), name.as_str())?;
         }
-        logs::claim(&self.data_dir, &id, &logs::file(&self.data_dir, &name, number, &id))?;
+        let log = logs::file(&self.data_dir, &name, number, &id);
+        logs::claim(&self.data_dir, &id, &log)?;
         dress(warm.pid, code.folders.clone(), name.to_string()).await.map_err(failed)?;
         timing.prepare = lap();
         let message = message(settings, image);
         let told = tokio::time::timeout(PATIENCE, tell(warm.channel, message)).await;
         told.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(failed)?;
+        // Told is not loaded: until the import has ended, calls belong to the version before.
+        self.listening(&id, warm.address, (true, &log)).await?;
         timing.boot = lap();
         let (fate, _) = watch::channel(None);
         let (address, pid, gone) = (warm.address, warm.pid, Default::default());
