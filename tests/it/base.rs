@@ -70,6 +70,21 @@ fn a_package_that_is_gone_is_refused_with_locked() {
 }
 
 #[test]
+fn an_updated_lock_is_one_that_locked_takes() {
+    let data = tempfile::tempdir().unwrap();
+    let spoiled = with_a_package_that_is_gone();
+    run(base_build(data.path()).arg("--update").arg(spoiled.path()));
+    let updated = opened(data.path()).1;
+    let said = run(base_build(data.path()).args(["--locked", "--tag", "again"]).arg(spoiled.path()));
+    assert!(said.starts_with("again@sha256:"), "{said}");
+    let layout = Layout::open(data.path().join("bases")).unwrap();
+    let again: ImageManifest = layout.read_json("the manifest", &layout.resolve("again").unwrap()).unwrap();
+    assert_eq!(again.layers, updated.layers);
+    let lock = std::fs::read_to_string(spoiled.path().join("lock.toml")).unwrap();
+    assert!(!lock.contains("1.0-gone"), "the package that is gone has its successor's version in the lock");
+}
+
+#[test]
 fn it_is_small_and_holds_neither_package_manager_nor_compiler() {
     let (layout, manifest, config) = opened(&base());
     assert_eq!(manifest.layers.len(), 3);

@@ -322,6 +322,35 @@ fn without_a_server_the_image_is_pushed_and_the_error_says_so() {
     assert!(tags.status.success());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_sees_a_bar_and_a_pipe_does_not() {
+    let (home, server) = (Home::new(), DockerRegistry::start());
+    for (terminal, name) in [(true, "fn-terminal"), (false, "fn-pipe")] {
+        // The first answer comes a second late, so that there is something to wait for.
+        let late = |seen: &crate::support::faulty::Seen, before: usize| {
+            let first = seen.method == "POST" && before == 0;
+            first.then(|| Fault::Answer(429, vec![("retry-after", "1".into())], ""))
+        };
+        let proxy = Proxy::before(server.address, late).await;
+        let mut push = home.fnbuild(&proxy.host());
+        let arguments = ["push", "func.py", "--image-only", "--name", name];
+        if terminal {
+            // `script` gives its command a terminal, and hands on what was written there.
+            let command = format!("{} {}", push.get_program().display(), arguments.join(" "));
+            let mut script = Command::new("script");
+            script.args(["-qec", &command, "/dev/null"]).current_dir(home.path("")).stdin(Stdio::null());
+            script.envs(push.get_envs().filter_map(|(key, value)| Some((key, value?))));
+            push = script;
+        } else {
+            push.args(arguments);
+        }
+        let output = tokio::task::spawn_blocking(move || push.output().unwrap()).await.unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let shown = [output.stdout, output.stderr].concat();
+        assert_eq!(String::from_utf8_lossy(&shown).contains("B/s"), terminal, "{name}");
+    }
+}
+
 #[test]
 fn several_tags_stand_for_one_image() {
     let (home, server) = (Home::new(), DockerRegistry::start());

@@ -209,6 +209,30 @@ fn what_is_missing_at_the_start_is_told_in_one_line() {
 }
 
 #[test]
+fn a_server_starts_without_its_registry_and_serves_what_it_has() {
+    let mut server = FnbuildServer::start();
+    run(server.command().args(["push", ADD]));
+    assert_eq!(server.call("add", &json!({ "x": 3, "y": 5 })), (200, "8".into()));
+    server.stop();
+    let nobody = format!("127.0.0.1:{}", free_port());
+    let mut serve = server.serve();
+    let _process = Server::start(serve.env("FNBUILD_REGISTRY", &nobody).stderr(Stdio::null()));
+    let up = || {
+        let health = format!("{}/healthz", server.url());
+        std::process::Command::new("curl").args(["-sf", &health]).output().unwrap().status.success()
+    };
+    wait_until("the server without a registry", Duration::from_secs(60), up);
+    assert_eq!(server.call("add", &json!({ "x": 4, "y": 5 })), (200, "9".into()));
+    let (status, told) = server.get("/readyz");
+    assert!(status == 503 && told.contains(&nobody), "{status} {told}");
+    // What it cannot do leaves nothing behind.
+    let sent = ["-T", "examples/add/func.py", "/v1/functions/other?filename=func.py"];
+    let (status, told) = server.curl(&sent);
+    assert!(status == 503 && told.contains(&nobody), "{status} {told}");
+    assert_eq!(server.get("/v1/functions/other").0, 404);
+}
+
+#[test]
 fn images_are_deleted_except_what_others_stand_on() {
     let server = FnbuildServer::start();
     let digest = push(&server, "one", "def run(): return 1\n", &[])["digest"].clone();
