@@ -116,8 +116,11 @@ impl Server {
         let records = all_records(&*store).await?;
         let key = SecretKey::load_or_create(&config.secret_key_file)?;
         let secrets = Arc::new(Secrets::new(Arc::clone(&store), key));
-        let replicas =
-            Replicas::start(replica_config(&config, id.clone(), &registry, program), records).await?;
+        let settings = ReplicaConfig {
+            secrets: Some(Arc::clone(&secrets)),
+            ..replica_config(&config, id.clone(), &registry, program)
+        };
+        let replicas = Replicas::start(settings, records).await?;
         let published = Published::new(Arc::clone(&registry));
         let uploads = config.data_dir.join("uploads");
         empty_folder(&uploads)
@@ -267,6 +270,7 @@ fn replica_config(
         data_dir: config.data_dir.clone(),
         folder,
         images: Arc::new(Arc::clone(registry)),
+        secrets: None,
         program,
         network: NetworkSettings {
             subnet: network.subnet,

@@ -9,6 +9,7 @@ use super::Problem;
 use crate::function::{FunctionName, InvalidName, InvalidSetting, VersionNumber};
 use crate::publish::{Blame, PublishError, RegistryError};
 use crate::replica;
+use crate::secrets::SecretError;
 use crate::store::StoreError;
 
 /// Why a request was not done.
@@ -90,6 +91,10 @@ impl ApiError {
             Self::Replica(error) => match **error {
                 replica::Error::UnknownFunction { .. } => (StatusCode::NOT_FOUND, "FunctionNotFound"),
                 replica::Error::UnknownReplica { .. } => (StatusCode::NOT_FOUND, "ReplicaNotFound"),
+                replica::Error::Secret(SecretError::NotFound { .. }) => {
+                    (StatusCode::UNPROCESSABLE_ENTITY, "SecretNotFound")
+                }
+                replica::Error::SecretName(_) => (StatusCode::BAD_REQUEST, "InvalidSetting"),
                 _ => (StatusCode::SERVICE_UNAVAILABLE, "CannotStart"),
             },
             Self::TooSlow { .. } => (StatusCode::SERVICE_UNAVAILABLE, "TooSlow"),

@@ -32,13 +32,11 @@ pub struct Limits {
 /// Limits as a cgroup takes them, v1 and v2 alike (runc translates).
 pub struct Resources(Value);
 
-/// A host path inside the container. Always nosuid and nodev, and read-only unless said otherwise.
+/// A host path inside the container: read-only, nosuid and nodev.
 #[derive(Clone, Debug)]
 pub struct BindMount {
     pub source: PathBuf,
     pub destination: PathBuf,
-    /// Whether mounts made under `source` later appear inside.
-    pub follows_host: bool,
 }
 
 /// All that tells one container from another.
@@ -120,6 +118,8 @@ impl RuntimeSpec {
             mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
             mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
             mount("/tmp", "tmpfs", &["nosuid", "nodev", "mode=1777", &tmp]),
+            // Empty: a place for others to be put over.
+            mount("/run/secrets", "tmpfs", &["nosuid", "noexec", "nodev", "ro", "mode=0555", "size=4k"]),
         ];
         mounts.extend(self.mounts.iter().map(BindMount::json));
         mounts
@@ -129,16 +129,15 @@ impl RuntimeSpec {
 impl BindMount {
     /// A file or folder of the host at another place in the container.
     pub fn new(source: impl Into<PathBuf>, destination: impl AsRef<Path>) -> Self {
-        Self { source: source.into(), destination: destination.as_ref().into(), follows_host: false }
+        Self { source: source.into(), destination: destination.as_ref().into() }
     }
 
     fn json(&self) -> Value {
-        let propagation = if self.follows_host { "rslave" } else { "rprivate" };
         json!({
             "destination": self.destination,
             "type": "bind",
             "source": self.source,
-            "options": ["rbind", "ro", "nosuid", "nodev", propagation],
+            "options": ["rbind", "ro", "nosuid", "nodev", "rprivate"],
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Putting a function's files over `/function` of a container that runs already, and its name on it.
+//! Putting into a container that exists already what makes it a function's: files over `/function`, secrets, its name.
 //!
 //! The code's layers are merged by an overlay that is read-only, nosuid and nodev from its making, and never attached
 //! anywhere on the host: it is moved straight into the container's mount namespace and goes with that. Nothing is left
@@ -17,30 +17,48 @@ use rustix::mount::{
 };
 
 use super::image::CODE;
+use super::secret_files::{self, SecretFiles};
 
-/// Merges `folders`, the uppermost first, into `/function` of the container of process `pid`, in place of the mount
-/// that is there, and sets its host name. No code of a user's may run in it yet: its paths are followed.
-pub(super) async fn dress(pid: u32, folders: Vec<PathBuf>, hostname: String) -> io::Result<()> {
+/// What is put on.
+#[derive(Debug, Default)]
+pub(super) struct Garment {
+    /// Folders to be merged into `/function`, the uppermost first, in place of the mount that is there.
+    pub code: Vec<PathBuf>,
+    pub hostname: Option<String>,
+    pub secrets: SecretFiles,
+    /// Whose the secrets are.
+    pub user: u32,
+}
+
+/// Puts it on the container of process `pid`. No code of a user's may run in it yet: its paths are followed.
+pub(super) async fn dress(pid: u32, garment: Garment) -> io::Result<()> {
     let work = move || {
         // A thread of its own: it ends in the container's namespaces and must not be used for anything else.
-        let thread = std::thread::spawn(move || put_on(pid, &folders, &hostname));
+        let thread = std::thread::spawn(move || put_on(pid, &garment));
         thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that mounts panicked")))
     };
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
-fn put_on(pid: u32, folders: &[PathBuf], hostname: &str) -> io::Result<()> {
+fn put_on(pid: u32, garment: &Garment) -> io::Result<()> {
     let namespace = |name: &str| File::open(format!("/proc/{pid}/ns/{name}"));
     let (mounts, names) = (namespace("mnt")?, namespace("uts")?);
     // A working folder of this thread's own: for the short paths below, and because entering takes it.
     unshare(CloneFlags::CLONE_FS)?;
-    let code = overlay(folders)?;
-    setns(names, CloneFlags::CLONE_NEWUTS)?;
-    rustix::system::sethostname(hostname.as_bytes())?;
+    let code = (!garment.code.is_empty()).then(|| overlay(&garment.code)).transpose()?;
+    let secrets = (!garment.secrets.is_empty()).then(|| garment.secrets.mount(garment.user)).transpose()?;
+    if let Some(hostname) = &garment.hostname {
+        setns(names, CloneFlags::CLONE_NEWUTS)?;
+        rustix::system::sethostname(hostname.as_bytes())?;
+    }
     setns(mounts, CloneFlags::CLONE_NEWNS)?;
-    umount2(CODE, MntFlags::MNT_DETACH)?;
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    Ok(move_mount(&code, "", rustix::fs::CWD, CODE, flags)?)
+    for (mount, place) in [(code, CODE), (secrets, secret_files::FOLDER)] {
+        if let Some(mount) = mount {
+            umount2(place, MntFlags::MNT_DETACH)?;
+            move_mount(&mount, "", rustix::fs::CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        }
+    }
+    Ok(())
 }
 
 /// A read-only overlay that is nowhere yet.

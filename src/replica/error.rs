@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::function::{FunctionName, VersionNumber};
 use crate::oci::{Digest, Repository};
+use crate::secrets::{InvalidSecretName, SecretError};
 use crate::{containerd, network};
 
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +46,16 @@ pub enum Error {
     Died { status: u32, port: u16, last_lines: Vec<String> },
     #[error("it did not listen on port {port} within {} s", waited.as_secs())]
     NotListening { port: u16, waited: Duration },
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    #[error(transparent)]
+    SecretName(#[from] InvalidSecretName),
+    #[error("put the secrets into {id}")]
+    SecretFiles {
+        id: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("hand a function over to the waiting container {id}")]
     HandOver {
         id: String,
@@ -104,6 +115,10 @@ impl Error {
             Self::Containerd(error) => error.hint(),
             Self::Network(error) => error.hint(),
             Self::CannotStart { source, .. } => source.hint(),
+            Self::Secret(SecretError::NotFound { name }) => {
+                Some(format!("create it: fnbuild secret create {name}"))
+            }
+            Self::Secret(error) => error.hint(),
             Self::UnknownFunction { .. } => Some("fnbuild list shows the functions there are".into()),
             Self::Died { .. } | Self::NotListening { .. } => {
                 Some("fnbuild logs NAME shows what it printed".into())

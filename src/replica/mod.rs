@@ -14,6 +14,7 @@ mod pool;
 mod ready;
 mod reconcile;
 mod revision;
+mod secret_files;
 mod source;
 mod start;
 mod table;
@@ -30,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::function::{FunctionName, VersionNumber};
 use crate::network::{Egress, Subnet};
+use crate::secrets::Secrets;
 
 pub use crate::containerd::{Exec, ExecRequest};
 pub use error::Error;
@@ -50,6 +52,8 @@ pub struct ReplicaConfig {
     pub folder: FolderId,
     /// Where images come from.
     pub images: Arc<dyn ImageSource>,
+    /// Where the values of secrets come from; without, no function that names one starts.
+    pub secrets: Option<Arc<Secrets>>,
     /// The program that writes logs: fnbuild itself, as it was started.
     pub program: PathBuf,
     pub network: NetworkSettings,

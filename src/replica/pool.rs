@@ -145,9 +145,11 @@ impl Replicas {
         let image = self.stopping.run_until_cancelled(prepared).await?.ok()?;
         let code = image.code.as_ref()?;
         let queue = asked.elapsed();
-        while let Some(warm) = self.pool.take(&code.base.key) {
+        loop {
+            let secrets = self.starter.secrets(&version.settings).await.ok()?;
+            let warm = self.pool.take(&code.base.key)?;
             let id = warm.id.clone();
-            match self.starter.hand_over(warm, revision, (&image, code)).await {
+            match self.starter.hand_over(warm, revision, (&image, code), secrets).await {
                 Ok((replica, timing)) => {
                     self.record_in_background(replica.clone(), revision.clone(), image.clone());
                     return Some((replica, Timing { queue, ..timing }));
@@ -162,7 +164,6 @@ impl Replicas {
                 }
             }
         }
-        None
     }
 
     /// Until it is done a crash of the server costs this replica: the next server finds it to be nobody's.

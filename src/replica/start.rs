@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::dress::{Garment, dress};
 use super::image::{FOLDER_LABEL, Images, RUNTIME_LABEL};
 use super::revision::Revision;
 use super::{Error, FolderId, Replica, Timing, WallSettings, logger, logs, ready};
@@ -14,6 +15,7 @@ use crate::containerd::{BindMount, Containerd, Labels, Limits, NewContainer, Run
 use crate::function::Settings;
 use crate::network::Network;
 use crate::oci::ContainerConfig;
+use crate::secrets::Secrets;
 
 pub(super) const FUNCTION_LABEL: &str = "io.fnbuild.function";
 pub(super) const VERSION_LABEL: &str = "io.fnbuild.version";
@@ -34,6 +36,7 @@ pub(super) struct Starter {
     pub containerd: Containerd,
     pub network: Network,
     pub images: Images,
+    pub secrets: Option<Arc<Secrets>>,
     pub folder: FolderId,
     pub data_dir: PathBuf,
     pub program: PathBuf,
@@ -73,6 +76,8 @@ impl Starter {
         let mut timing = Timing::default();
         let mut clock = Instant::now();
         let mut lap = || std::mem::replace(&mut clock, Instant::now()).elapsed();
+        let settings = &revision.version.image.settings;
+        let secrets = self.secrets(settings).await?;
         let image = self.images.prepare(&revision.version.image).await?;
         timing.queue = lap();
 
@@ -87,7 +92,6 @@ impl Starter {
         if config.entrypoint.iter().chain(&config.cmd).flatten().next().is_none() {
             return Err(Error::NoCommand { image: revision.version.image.digest.clone() });
         }
-        let settings = &revision.version.image.settings;
         let address = SocketAddr::new(attachment.address.into(), port(settings, config));
         let folder = self.folder_of(id);
         std::fs::create_dir_all(&folder).map_err(Error::files("create", &folder))?;
@@ -99,6 +103,11 @@ impl Starter {
         let log = logs::file(&self.data_dir, &revision.name, revision.version.number, id);
         let uri = logger::uri(&self.program, &log, self.walls.log_bytes)?;
         let pid = self.containerd.create_task(id, rootfs, &uri).await?;
+        if !secrets.is_empty() {
+            let user = self.walls.uid(attachment.address);
+            let given = dress(pid, Garment { secrets, user, ..Garment::default() }).await;
+            given.map_err(|source| Error::SecretFiles { id: id.into(), source })?;
+        }
         self.containerd.start_task(id).await?;
         timing.create = lap();
 
@@ -220,7 +229,7 @@ impl Starter {
 impl WallSettings {
     /// An address is unique on the machine, so what is counted up from it is too, without keeping any account. The
     /// 2²¹ users from `uid_base` up cover the whole range that subnets are taken from.
-    fn uid(&self, address: Ipv4Addr) -> u32 {
+    pub(super) fn uid(&self, address: Ipv4Addr) -> u32 {
         self.uid_base.saturating_add(u32::from(address) & 0x1F_FFFF)
     }
 

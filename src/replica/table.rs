@@ -66,6 +66,7 @@ impl Replicas {
             containerd,
             network,
             images,
+            secrets: config.secrets,
             folder: config.folder,
             data_dir: config.data_dir,
             program: config.program,
@@ -92,9 +93,10 @@ impl Replicas {
         Ok(replicas)
     }
 
-    /// Fetches, unpacks and pins a version's image: to be done before its record is written, so that a version is
-    /// current only when it can start.
+    /// Fetches, unpacks and pins a version's image, and looks that the secrets are there which it names: to be done
+    /// before its record is written, so that a version is current only when it can start.
     pub async fn prepare(&self, version: &NewVersion) -> Result<(), Error> {
+        self.starter.secrets(&version.settings).await?;
         self.starter.images.prepare(version).await.map(drop)
     }
 

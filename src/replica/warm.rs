@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -18,9 +18,10 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
-use super::dress::dress;
+use super::dress::{Garment, dress};
 use super::image::{Base, CODE, Code, ENTRY, FOLDER_LABEL, Unpacked};
 use super::revision::Revision;
+use super::secret_files::SecretFiles;
 use super::start::{Starter, port};
 use super::{Error, Replica, Timing, logger, logs};
 use crate::containerd::{BindMount, Labels, NewContainer, Resources};
@@ -60,7 +61,8 @@ const READ_AT_START: [&str; 14] = [
 /// One that waits. Dropping it ends its process, but not what containerd knows of it.
 pub(super) struct Warm {
     pub id: String,
-    address: SocketAddr,
+    address: Ipv4Addr,
+    port: u16,
     pid: u32,
     channel: UnixStream,
 }
@@ -76,7 +78,7 @@ impl Warm {
 /// Whether a function of these settings must have a container of its own from the start.
 pub(super) fn starts_alone(settings: &Settings) -> bool {
     let counts = |name: &String| READ_AT_START.iter().any(|start| name.starts_with(start));
-    settings.env.keys().any(counts) || !settings.secrets.is_empty()
+    settings.env.keys().any(counts)
 }
 
 impl Starter {
@@ -98,11 +100,11 @@ impl Starter {
         let uri = logger::uri(&self.program, &log, self.walls.log_bytes)?;
         let pid = self.containerd.create_task(id, rootfs, &uri).await?;
         self.containerd.start_task(id).await?;
-        let address = SocketAddr::new(attachment.address.into(), port(&settings, &base.config));
-        let channel = self.connected(id, &listener, address.port()).await?;
+        let (address, port) = (attachment.address, port(&settings, &base.config));
+        let channel = self.connected(id, &listener, port).await?;
         let socket = slot.join(SOCKET);
         fs::remove_file(&socket).map_err(Error::files("remove", &socket))?;
-        Ok(Warm { id: id.into(), address, pid, channel })
+        Ok(Warm { id: id.into(), address, port, pid, channel })
     }
 
     async fn connected(&self, id: &str, listener: &UnixListener, port: u16) -> Result<UnixStream, Error> {
@@ -122,13 +124,14 @@ impl Starter {
         }
     }
 
-    /// Makes it a replica of this version: limits, names, log, files, and then the word to go. On failure it must not
-    /// be used again; the caller cleans.
+    /// Makes it a replica of this version: limits, names, log, secrets, files, and then the word to go. On failure it
+    /// must not be used again; the caller cleans.
     pub async fn hand_over(
         &self,
         warm: Warm,
         revision: &Revision,
         (image, code): (&Unpacked, &Code),
+        secrets: SecretFiles,
     ) -> Result<(Arc<Replica>, Timing), Error> {
         let mut timing = Timing::default();
         let mut clock = Instant::now();
@@ -142,21 +145,26 @@ impl Starter {
             self.containerd.update_task(&id, &Resources::new(&limits)).await?;
         }
         timing.create = lap();
-        if let SocketAddr::V4(address) = warm.address {
-            self.write_hosts(&id, *address.ip(), name.as_str())?;
-        }
+        self.write_hosts(&id, warm.address, name.as_str())?;
         let log = logs::file(&self.data_dir, &name, number, &id);
         logs::claim(&self.data_dir, &id, &log)?;
-        dress(warm.pid, code.folders.clone(), name.to_string()).await.map_err(failed)?;
+        let garment = Garment {
+            code: code.folders.clone(),
+            hostname: Some(name.to_string()),
+            secrets,
+            user: self.walls.uid(warm.address),
+        };
+        dress(warm.pid, garment).await.map_err(failed)?;
         timing.prepare = lap();
         let message = message(settings, image);
         let told = tokio::time::timeout(PATIENCE, tell(warm.channel, message)).await;
         told.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(failed)?;
         // Told is not loaded: until the import has ended, calls belong to the version before.
-        self.listening(&id, warm.address, (true, &log)).await?;
+        let address = SocketAddr::from((warm.address, warm.port));
+        self.listening(&id, address, (true, &log)).await?;
         timing.boot = lap();
         let (fate, _) = watch::channel(None);
-        let (address, pid, gone) = (warm.address, warm.pid, Default::default());
+        let (pid, gone) = (warm.pid, Default::default());
         Ok((Arc::new(Replica { id, function: name, version: number, address, pid, fate, gone }), timing))
     }
 

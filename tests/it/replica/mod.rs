@@ -3,6 +3,7 @@
 mod image;
 mod life;
 mod pool;
+mod secrets;
 mod walls;
 
 use std::process::Command;
@@ -11,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use fnbuild::function::{FunctionName, FunctionRecord, NewVersion, Settings};
 use fnbuild::replica::{FolderId, Lease, ReplicaConfig, Replicas, ScaleSettings};
+use fnbuild::secrets::{SecretKey, Secrets};
+use fnbuild::store::SledStore;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -25,6 +28,7 @@ struct Site {
     data: tempfile::TempDir,
     namespace: String,
     images: Arc<Images>,
+    secrets: Arc<Secrets>,
     records: Vec<FunctionRecord>,
 }
 
@@ -34,7 +38,12 @@ impl Site {
         // Not by the folder's ID, which is looked for everywhere when all is over.
         let random: u64 = getrandom::u64().unwrap();
         let namespace = format!("fnbuild-test-{random:016x}");
-        Self { data, namespace, images: Arc::default(), records: Vec::new() }
+        let store = data.path().join("records");
+        SledStore::create(&store).unwrap();
+        let store = Arc::new(SledStore::open(&store).unwrap());
+        let key = SecretKey::load_or_create(&data.path().join("secret.key")).unwrap();
+        let secrets = Arc::new(Secrets::new(store, key));
+        Self { data, namespace, images: Arc::default(), secrets, records: Vec::new() }
     }
 
     /// Another data folder in the same namespace of containerd.
@@ -67,6 +76,7 @@ impl Site {
             data_dir: self.data.path().into(),
             folder: self.id(),
             images: self.images.clone(),
+            secrets: Some(self.secrets.clone()),
             program: env!("CARGO_BIN_EXE_fnbuild").into(),
             network: Default::default(),
             scale: ScaleSettings { start_timeout: Duration::from_secs(30), ..Default::default() },

@@ -27,6 +27,16 @@ SOCKETS = sorted(
 THREADS = sorted(thread.name for thread in threading.enumerate())
 MODULES = sorted(sys.modules)
 
+def secrets():
+    folder = "/run/secrets"
+    kept = {}
+    for name in os.listdir(folder):
+        about = os.stat(os.path.join(folder, name))
+        ours = (about.st_uid, about.st_gid) == (os.getuid(), os.getgid())
+        kept[name] = (read(os.path.join(folder, name)), oct(about.st_mode), ours)
+    mount = next(line.split() for line in read("/proc/self/mountinfo").splitlines() if line.split()[4] == folder)
+    return kept, oct(os.stat(folder).st_mode), mount[5], mount[mount.index("-") + 1:]
+
 def run():
     status = dict(line.split(":\t", 1) for line in read("/proc/self/status").splitlines())
     kept = ("Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "Umask")
@@ -42,7 +52,7 @@ def run():
         "owners": [(os.stat(p).st_uid, os.stat(p).st_gid) for p in ("/function", __file__)],
         "writable": os.statvfs("/function").f_flag & os.ST_RDONLY, "cgroup": read("/proc/self/cgroup").splitlines()[-1],
         "cmdline": read("/proc/self/cmdline"), "sockets": SOCKETS, "threads": THREADS, "modules": MODULES,
-        "umask": os.umask(0o22),
+        "umask": os.umask(0o22), "secrets": secrets(),
     }
 "#;
 
@@ -156,7 +166,9 @@ async fn a_function_cannot_tell_the_pool_from_a_plain_start_and_outlives_it() {
     let mut settings =
         Settings { memory: Memory(128 << 20), cpu_millis: 700, pids: 70, ..Settings::default() };
     settings.env.insert("GREETING".into(), "hello\nthere".into());
+    settings.secrets.insert("api-key".into());
     let site = Site::new().with_python("dump", DUMP, settings);
+    site.secrets.create(&"api-key".parse().unwrap(), b"s3cr3t").await.unwrap();
     let replicas = site.start_with_pool(2).await;
     full(&replicas, 2).await;
     let lease = acquire(&replicas, "dump").await;
