@@ -79,6 +79,10 @@ pub struct ConfigArguments {
     /// Containers of each base that wait for a function, so that a first call waits for no start; 0 for none
     #[arg(long, env = "FNBUILD_POOL", default_value_t = 2, value_name = "N")]
     pool: usize,
+    /// Replicas at most, over all functions: when it is full, the idle ones make room [default: one for each 128 MiB of
+    /// the machine's memory]
+    #[arg(long, env = "FNBUILD_MAX_REPLICAS", value_name = "N")]
+    max_replicas: Option<usize>,
     /// How many calls of a function may wait for a replica
     #[arg(long, env = "FNBUILD_QUEUE", default_value_t = 1000, value_name = "N")]
     queue: usize,
@@ -125,6 +129,8 @@ pub struct Config {
     pub idle_time: Duration,
     /// Containers that wait for a function, for each base.
     pub pool: usize,
+    /// Over all functions; `None`: as many as the machine has room for.
+    pub max_replicas: Option<usize>,
     pub queue: usize,
     pub start_timeout: Duration,
     pub idle_timeout: Duration,
@@ -189,6 +195,7 @@ impl ConfigArguments {
             return Err(ConfigError::LoopbackDns { address: *address });
         }
         for (flag, zero) in [
+            ("--max-replicas", self.max_replicas == Some(0)),
             ("--start-timeout", self.start_timeout.is_zero()),
             ("--idle-timeout", self.idle_timeout.is_zero()),
             ("--max-source", self.max_source == 0),
@@ -216,6 +223,7 @@ impl ConfigArguments {
             uid_base: self.uid_base,
             idle_time: self.idle_time,
             pool: self.pool,
+            max_replicas: self.max_replicas,
             queue: self.queue,
             start_timeout: self.start_timeout,
             idle_timeout: self.idle_timeout,

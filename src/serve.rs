@@ -278,14 +278,20 @@ fn replica_config(
             egress: network.egress,
             dns: network.dns,
         },
-        scale: ScaleSettings {
-            queue: config.queue,
-            start_timeout: config.start_timeout,
-            idle: config.idle_time,
-            pool: config.pool,
-            ..ScaleSettings::default()
-        },
+        scale: scale_settings(config),
         walls: WallSettings { uid_base: config.uid_base, ..WallSettings::default() },
+    }
+}
+
+fn scale_settings(config: &Config) -> ScaleSettings {
+    let usual = ScaleSettings::default();
+    ScaleSettings {
+        queue: config.queue,
+        start_timeout: config.start_timeout,
+        idle: config.idle_time,
+        pool: config.pool,
+        max_replicas: config.max_replicas.unwrap_or(usual.max_replicas),
+        ..usual
     }
 }
 

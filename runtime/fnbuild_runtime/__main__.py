@@ -8,16 +8,12 @@ import os
 import signal
 import sys
 
-from . import handover
-from .app import App
-from .loading import CODE, LoadError, load
-from .server import Server, leave, listen
+from . import marks
+from .listener import listen
 
 
 def main():
-    # A line reaches the log in one piece, and at once.
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True, write_through=False, errors="backslashreplace")
+    marks.set_up()
     port = os.environ.get("PORT", "8081")
     try:
         listener = listen(int(port))
@@ -25,12 +21,24 @@ def main():
         sys.exit(f"PORT is {port!r}: not a port number")
     except OSError as error:
         sys.exit(f"cannot listen on port {port}: {os.strerror(error.errno or 0)}")
+    # The port is open: now for what takes its time.
+    from . import handover
+    from .app import App, warm_up
+    from .loading import CODE, LoadError, load
+    from .server import Server, leave
+
     app = App()
     server = Server(listener, app)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.stop)
+    warm_up()
     path = handover.socket_in(CODE)
-    entry = handover.receive(path) if path else os.environ.get("FNBUILD_ENTRY", "func:run")
+    try:
+        entry = handover.receive(path) if path else os.environ.get("FNBUILD_ENTRY", "func:run")
+    except handover.Refused as refused:
+        print(refused, file=sys.stderr)
+        # The server runs already: its threads must not see the interpreter go.
+        leave(1)
     try:
         app.use(entry, load(entry))
     except LoadError as failure:

@@ -6,6 +6,7 @@
 
 import asyncio
 import inspect
+import io
 import json
 import re
 import sys
@@ -19,6 +20,8 @@ from werkzeug.exceptions import HTTPException
 from . import __version__
 from .answers import answer
 from .errors import PLATFORM, CallError, body, log, raised
+from .loading import Function
+from .marks import Call
 
 MAX_BODY = 64 << 20
 HEALTH = "/_/health"
@@ -53,9 +56,14 @@ class App:
         call_id = environ.get("HTTP_X_CALL_ID", "")
         if not _SANE_ID.match(call_id):
             call_id = uuid.uuid4().hex
+        with Call(call_id) as call:
+            return self._answered(environ, start_response, call)
+
+    def _answered(self, environ, start_response, call):
+        call_id = call.id
         try:
             if environ["PATH_INFO"] == HEALTH:
-                status, headers, content = self._health(call_id)
+                status, headers, content = self._health(environ, call_id)
             else:
                 result = self._answer(environ, call_id)
                 if not isinstance(result, tuple):
@@ -72,11 +80,15 @@ class App:
             if status not in (204, 304):
                 headers.append(("Content-Length", str(len(content))))
             content = [b""] if environ["REQUEST_METHOD"] == "HEAD" else [content]
+        else:
+            content = call.around(content)
         start_response(_STATUS.get(status, f"{status} Unknown"), headers)
         return content
 
-    def _health(self, call_id):
-        """200 when the function answers, 503 until it is loaded, 500 when it cannot be."""
+    def _health(self, environ, call_id):
+        """200 when the function answers, 500 when it cannot be loaded, 503 until then; `?wait` waits instead."""
+        if environ.get("QUERY_STRING") == "wait":
+            self._loaded.wait()
         if not self._loaded.is_set():
             raise CallError(503, "NotLoaded", "the function is not loaded yet", PLATFORM)
         if self._failure is not None:
@@ -144,6 +156,29 @@ class App:
             return
         finally:
             self._await(pieces.aclose())
+
+
+def warm_up():
+    """Answers a call that nobody made, so that the first real one finds loaded and made what is loaded and made late."""
+    body = b'{"x": 1}'
+    environ = {
+        "REQUEST_METHOD": "POST",
+        "SCRIPT_NAME": "",
+        "PATH_INFO": "/",
+        "QUERY_STRING": "",
+        "CONTENT_TYPE": "application/json",
+        "CONTENT_LENGTH": str(len(body)),
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "8081",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "HTTP_HOST": "localhost",
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(body),
+        "wsgi.errors": sys.stderr,
+    }
+    app = App()
+    app.use("nobody:nothing", Function(lambda x: {"x": x}))
+    app(environ, lambda status, headers: None)
 
 
 def _refuse_other_than_post(environ):

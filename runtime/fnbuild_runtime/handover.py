@@ -15,6 +15,10 @@ _NAME = ".fnbuild-pool"
 _MAX_LINE = 8 << 20
 
 
+class Refused(Exception):
+    """What the host sent makes no sense."""
+
+
 def socket_in(code):
     """The socket to wait at, or None where this is a plain start."""
     path = os.path.join(code, _NAME)
@@ -25,7 +29,10 @@ def socket_in(code):
 
 
 def receive(path):
-    """Waits for a function, puts its environment and the working folder in place, and gives its entry point."""
+    """Waits for a function, puts its environment and the working folder in place, and gives its entry point.
+
+    Raises Refused.
+    """
     folder = os.getcwd()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as channel:
         channel.connect(path)
@@ -35,7 +42,7 @@ def receive(path):
             env, entry = _understood(line)
         except (ValueError, KeyError, TypeError) as error:
             channel.sendall(json.dumps({"error": str(error)}).encode() + b"\n")
-            raise SystemExit(f"handover: {error}") from None
+            raise Refused(f"handover: {error}") from None
         channel.sendall(b'{"ok": true}\n')
     # What the folder's name leads to is another one by now: the code.
     os.chdir(folder)

@@ -6,28 +6,17 @@ interpreter, so its worker is used alone: one process, less memory, and the proc
 
 import asyncio
 import os
-import socket
 import sys
 import threading
 
 from granian._futures import _new_cbscheduler
 from granian._granian import SocketHolder, WorkerSignal, WSGIWorker
 
+from .listener import BACKLOG
+
 # Threads are made when calls are in flight, up to this many.
 THREADS = 32
 _IDLE_SECONDS = 30
-_BACKLOG = 1024
-
-
-def listen(port):
-    """A socket on every address, IPv6 too where there is any."""
-    dual = socket.has_dualstack_ipv6()
-    family, host = (socket.AF_INET6, "::") if dual else (socket.AF_INET, "0.0.0.0")
-    listener = socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=dual)
-    # What is accepted inherits this; without it a small answer waits 40 ms for the ACK of its headers.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listener.setblocking(False)
-    return listener
 
 
 class Server:
@@ -39,10 +28,10 @@ class Server:
         self._stopped = threading.Event()
         self._signal.add_cb(self._stopped.set)
         self._calls = _Calls(app)
-        holder = (None, SocketHolder(listener.fileno(), False, _BACKLOG))
+        holder = (None, SocketHolder(listener.fileno(), False, BACKLOG))
         no_tls = (False, None, None, None, "tls1.3", None, [], False)
         worker = WSGIWorker(
-            1, holder, None, 1, 1, THREADS, _IDLE_SECONDS, _BACKLOG, "1", None, None, None, *no_tls, (None, None)
+            1, holder, None, 1, 1, THREADS, _IDLE_SECONDS, BACKLOG, "1", None, None, None, *no_tls, (None, None)
         )
         loop = asyncio.new_event_loop()
         worker.serve_mtr(_new_cbscheduler(loop, self._calls, impl_asyncio=True), loop, self._signal)

@@ -186,3 +186,58 @@ def in_vain(running):
         return running.request("GET", "/_/health").status == 503
     except ConnectionError:
         return False
+
+
+TALKER = """
+import asyncio, sys, threading
+print("imported")
+
+def run(how):
+    print("one", end=" ")
+    print("line")
+    print("err", file=sys.stderr)
+    if how == "thread":
+        thread = threading.Thread(target=print, args=("nobody's",))
+        thread.start()
+        thread.join()
+    if how == "raise":
+        raise ValueError("no")
+    if how == "stream":
+        return (print(n) or str(n) for n in range(2))
+    print("unfinished", end="")
+"""
+
+
+def test_lines_of_a_call_are_marked_where_that_is_asked_for(serve):
+    marked = serve(TALKER, FNBUILD_MARK_CALLS="1")
+    mark = lambda call, text: f"\x1e{call}\x1f{text}"
+    marked.call({"how": "thread"}, **{"X-Call-Id": "a"})
+    expected = ["imported", mark("a", "one line"), mark("a", "err"), "nobody's", mark("a", "unfinished")]
+    lines = lambda: marked.log.removesuffix("\n").split("\n")
+    assert lines() == expected
+    marked.call({"how": "stream"}, **{"X-Call-Id": "b"})
+    assert lines()[-2:] == [mark("b", "0"), mark("b", "1")]
+    marked.call({"how": "raise"}, **{"X-Call-Id": "c"})
+    trace = lines()[11:]
+    assert trace[0] == mark("c", "call c raised") and trace[-1] == mark("c", "ValueError: no"), trace
+    assert all(line.startswith("\x1ec\x1f") for line in trace)
+    assert "\x1e" not in serve(TALKER).log
+
+
+def test_a_line_without_an_end_is_marked_once_and_not_kept_in_memory(serve):
+    code = "def run():\n    for _ in range(50):\n        print('x' * 1000, end='')\n    print()\n"
+    running = serve(code, FNBUILD_MARK_CALLS="1")
+    running.call({}, **{"X-Call-Id": "a"})
+    assert running.log == "\x1ea\x1f" + "x" * 50_000 + "\n"
+
+
+def test_a_health_check_can_wait_for_the_function(serve, tmp_path):
+    host = Host(tmp_path / "function")
+    warm = serve("def run():\n    return 1\n", ready=False)
+    wait_for(lambda: in_vain(warm), "the listener")
+    answers = []
+    check = threading.Thread(target=lambda: answers.append(warm.request("GET", "/_/health?wait").status))
+    check.start()
+    host.give(b'{"env": {}, "entry": "func:run"}')
+    check.join(10)
+    assert answers == [200]

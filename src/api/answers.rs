@@ -72,6 +72,19 @@ pub struct Described {
     /// All numbers that can be rolled back to, oldest first.
     pub versions: Vec<VersionNumber>,
     pub replicas: Vec<ReplicaState>,
+    /// The last replica that ended without being asked to, since the server started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_death: Option<Death>,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Death {
+    /// RFC 3339, UTC.
+    pub time: String,
+    pub replica: String,
+    pub version: VersionNumber,
+    pub cause: String,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -84,6 +97,12 @@ pub struct ReplicaState {
     pub address: String,
     pub port: u16,
     pub state: String,
+    /// Processes that were killed for want of memory.
+    #[serde(default)]
+    pub out_of_memory: u64,
+    /// Processes and threads that were refused.
+    #[serde(default)]
+    pub out_of_pids: u64,
 }
 
 /// `GET …/versions`.
@@ -130,6 +149,9 @@ pub struct LogLine {
     pub replica: String,
     /// `stdout`, `stderr`, or `system` for what the log itself has to say.
     pub stream: String,
+    /// The call that it was printed in, where the function's runtime says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<String>,
     pub text: String,
 }
 

@@ -11,7 +11,8 @@ use serde::Deserialize;
 
 use super::change::Changed;
 use super::{
-    Api, ApiError, Deleted, Described, Functions, Pushed, ReplicaState, Scale, Selected, Summary, Versions,
+    Api, ApiError, Death, Deleted, Described, Functions, Pushed, ReplicaState, Scale, Selected, Summary,
+    Versions,
 };
 use crate::function::{FunctionName, FunctionRecord, SettingsPatch, Version, VersionRequest};
 
@@ -52,6 +53,12 @@ pub async fn describe(State(api): Shared, Path(name): Path<String>) -> Result<Js
         settings: version.image.settings.clone(),
         versions: record.versions.iter().map(|version| version.number).collect(),
         replicas: api.replicas_of(&name),
+        last_death: api.replicas.last_death(&name).map(|death| Death {
+            time: death.time.to_string(),
+            replica: death.replica,
+            version: death.version,
+            cause: death.cause,
+        }),
         name,
     }))
 }
@@ -167,6 +174,8 @@ impl Api {
                 crate::replica::ReplicaState::Ready => "ready".into(),
                 crate::replica::ReplicaState::Draining => "draining".into(),
             },
+            out_of_memory: replica.out_of_memory,
+            out_of_pids: replica.out_of_pids,
         };
         self.replicas.list(name).into_iter().map(state).collect()
     }

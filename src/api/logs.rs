@@ -55,6 +55,7 @@ fn json(line: &crate::replica::LogLine) -> std::io::Result<Bytes> {
         version: line.version,
         replica: line.replica.clone(),
         stream: line.stream.clone(),
+        call: line.call.clone(),
         text: line.text.clone(),
     };
     let mut bytes = serde_json::to_vec(&line)?;

@@ -26,8 +26,8 @@ use crate::secrets::Secrets;
 use crate::store::FunctionStore;
 
 pub use answers::{
-    Deleted, Described, Functions, LogLine, Problem, Pushed, ReplicaState, Scale, Selected, Status, Summary,
-    Versions,
+    Death, Deleted, Described, Functions, LogLine, Problem, Pushed, ReplicaState, Scale, Selected, Status,
+    Summary, Versions,
 };
 pub use change::Changes;
 pub use error::ApiError;

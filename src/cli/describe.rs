@@ -53,10 +53,18 @@ fn text(function: &Described) -> anyhow::Result<String> {
     }
     // Names only: what a variable holds may be nobody's business.
     writeln!(text, "{:9}{}", "env", settings.env.keys().cloned().collect::<Vec<_>>().join(" "))?;
+    if let Some(death) = &function.last_death {
+        let (replica, version) = (&death.replica, death.version);
+        writeln!(text, "{:9}{} {replica} of version {version}: {}", "died", death.time, death.cause)?;
+    }
     let rows = function.replicas.iter().map(|replica| {
         let address = format!("{}:{}", replica.address, replica.port);
-        [replica.id.clone(), replica.version.to_string(), address, replica.state.clone()]
+        let refused = match (replica.out_of_memory, replica.out_of_pids) {
+            (0, 0) => "-".to_string(),
+            (memory, pids) => format!("memory {memory}, processes {pids}"),
+        };
+        [replica.id.clone(), replica.version.to_string(), address, replica.state.clone(), refused]
     });
-    write!(text, "\n{}", table(["REPLICA", "VERSION", "ADDRESS", "STATE"], rows))?;
+    write!(text, "\n{}", table(["REPLICA", "VERSION", "ADDRESS", "STATE", "REFUSED"], rows))?;
     Ok(text)
 }

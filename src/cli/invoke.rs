@@ -69,11 +69,20 @@ fn data(text: &str) -> anyhow::Result<Vec<u8>> {
     }
 }
 
+/// A line for each part of the call's time, in milliseconds. The function's own timings come first: it answered first.
 fn timing(response: &Response<Incoming>, printer: &Printer) {
-    for name in ["x-duration-seconds", "server-timing", "x-call-id"] {
-        if let Some(value) = response.headers().get(name).and_then(|value| value.to_str().ok()) {
-            printer.status(format!("{name}: {value}"));
-        }
+    let text = |value: &http::HeaderValue| value.to_str().map(str::to_string).unwrap_or_default();
+    let timings = response.headers().get_all("server-timing").iter().map(text).collect::<Vec<_>>().join(",");
+    for (name, millis) in timings.split(',').filter_map(|part| part.trim().split_once(";dur=")) {
+        printer.status(format!("{name:>8} {millis:>10} ms"));
+    }
+    let total =
+        response.headers().get("x-duration-seconds").map(text).and_then(|text| text.parse::<f64>().ok());
+    if let Some(total) = total {
+        printer.status(format!("{:>8} {:>10.3} ms", "in all", total * 1000.0));
+    }
+    if let Some(call) = response.headers().get("x-call-id").map(text) {
+        printer.status(format!("    call {call}"));
     }
 }
 

@@ -63,8 +63,9 @@ fn show(line: &[u8], output: OutputFormat, printer: &Printer) -> anyhow::Result<
         OutputFormat::Text => {
             let line: LogLine =
                 serde_json::from_slice(line).context("what the server sent is no log line")?;
-            let LogLine { time, version, replica, stream, text } = line;
-            printer.data(format!("{time} v{version} {replica} {stream}: {text}"));
+            let LogLine { time, version, replica, stream, call, text } = line;
+            let call = call.map(|call| format!(" {call}")).unwrap_or_default();
+            printer.data(format!("{time} v{version} {replica}{call} {stream}: {text}"));
         }
     }
     Ok(())

@@ -28,7 +28,7 @@ pub use error::Error;
 pub use exec::{Exec, ExecRequest};
 pub use image::PinnedImage;
 pub use lease::Lease;
-pub use spec::{BindMount, Limits, Resources, RuntimeSpec};
+pub use spec::{BindMount, CPU_PERIOD, Limits, RuntimeSpec};
 pub use task::{Exit, TaskState, TaskStatus};
 pub use unpack::chain_id;
 

@@ -13,24 +13,29 @@ const SECCOMP: &str = include_str!("seccomp.json");
 /// What containerd calls the types of the things that it passes on to the shim. No leading slash.
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
-const RESOURCES_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
 
 /// The period that a CPU quota counts in, in microseconds: the kernel's own default.
-const CPU_PERIOD: u64 = 100_000;
+pub const CPU_PERIOD: u64 = 100_000;
 
 /// What a container may use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     pub memory_bytes: u64,
     pub cpu_millis: u32,
+    /// Its part where all want more than there is, as cgroup v1 counts: from 2 up, 1024 being the usual.
+    pub cpu_shares: u64,
     pub pids: u32,
     /// Of `/tmp`. It counts against the memory too.
     pub tmp_bytes: u64,
     pub open_files: u64,
 }
 
-/// Limits as a cgroup takes them, v1 and v2 alike (runc translates).
-pub struct Resources(Value);
+impl Limits {
+    /// Microseconds of processor time in each [`CPU_PERIOD`].
+    pub fn cpu_quota(&self) -> u64 {
+        u64::from(self.cpu_millis) * CPU_PERIOD / 1000
+    }
+}
 
 /// A host path inside the container: read-only, nosuid and nodev.
 #[derive(Clone, Debug)]
@@ -93,7 +98,7 @@ impl RuntimeSpec {
             "linux": {
                 "namespaces": namespaces,
                 "cgroupsPath": self.cgroup,
-                "resources": Resources::with_devices(&self.limits).0,
+                "resources": resources(&self.limits),
                 "seccomp": seccomp,
                 "maskedPaths": MASKED,
                 "readonlyPaths": READ_ONLY,
@@ -142,33 +147,22 @@ impl BindMount {
     }
 }
 
-impl Resources {
-    pub fn new(limits: &Limits) -> Self {
-        let memory = i64::try_from(limits.memory_bytes).unwrap_or(i64::MAX);
-        let quota = u64::from(limits.cpu_millis) * CPU_PERIOD / 1000;
-        Self(json!({
-            // Memory and swap together: the same number means no swap.
-            "memory": { "limit": memory, "swap": memory },
-            "cpu": { "quota": quota, "period": CPU_PERIOD, "shares": u64::from(limits.cpu_millis).max(2) },
-            "pids": { "limit": limits.pids },
-        }))
-    }
-
-    fn with_devices(limits: &Limits) -> Self {
-        let mut resources = Self::new(limits);
-        let device = |major: u32, minor: u32| json!({ "allow": true, "type": "c", "major": major, "minor": minor, "access": "rw" });
+/// Limits as a cgroup takes them, v1 and v2 alike (runc translates).
+fn resources(limits: &Limits) -> Value {
+    let memory = i64::try_from(limits.memory_bytes).unwrap_or(i64::MAX);
+    let device = |major: u32, minor: u32| json!({ "allow": true, "type": "c", "major": major, "minor": minor, "access": "rw" });
+    json!({
+        // Memory and swap together: the same number means no swap.
+        "memory": { "limit": memory, "swap": memory },
+        "cpu": { "quota": limits.cpu_quota(), "period": CPU_PERIOD, "shares": limits.cpu_shares },
+        "pids": { "limit": limits.pids },
         // null, zero, full, random, urandom, tty, ptmx, and every pts.
-        resources.0["devices"] = json!([
+        "devices": [
             { "allow": false, "access": "rwm" },
             device(1, 3), device(1, 5), device(1, 7), device(1, 8), device(1, 9), device(5, 0), device(5, 2),
             { "allow": true, "type": "c", "major": 136, "access": "rw" },
-        ]);
-        resources
-    }
-
-    pub(super) fn wire(&self) -> Any {
-        any(RESOURCES_TYPE, &self.0)
-    }
+        ],
+    })
 }
 
 fn any(type_url: &str, value: &Value) -> Any {
@@ -207,6 +201,7 @@ mod tests {
             limits: Limits {
                 memory_bytes: 64 << 20,
                 cpu_millis: 500,
+                cpu_shares: 500,
                 pids: 32,
                 tmp_bytes: 8 << 20,
                 open_files: 1024,

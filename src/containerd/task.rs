@@ -100,17 +100,6 @@ impl Containerd {
             .map_err(|status| self.failed(format!("delete task {id}"), status))
     }
 
-    /// Changes the limits of a running task.
-    pub async fn update_task(&self, id: &str, resources: &super::Resources) -> Result<(), Error> {
-        let request = c8d::UpdateTaskRequest {
-            container_id: id.into(),
-            resources: Some(resources.wire()),
-            ..Default::default()
-        };
-        let updated = self.tasks().update(request).await;
-        updated.map(drop).map_err(|status| self.failed(format!("set limits of task {id}"), status))
-    }
-
     /// Runs another process in the container's task; see [`super::Exec`].
     pub(super) async fn exec_task(
         &self,

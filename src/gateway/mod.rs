@@ -15,6 +15,7 @@ mod pool;
 mod proxy;
 mod replicas;
 mod route;
+mod timing;
 mod upgrade;
 
 use std::net::SocketAddr;
@@ -47,12 +48,23 @@ pub trait Lease: Send + Unpin + 'static {
     fn address(&self) -> SocketAddr;
     /// To the first byte of the answer.
     fn timeout(&self) -> Duration;
-    /// Whether this call had to wait for a container.
-    fn cold(&self) -> bool;
+    /// Where the time of the start went that this call had to wait for, if it had to.
+    fn cold(&self) -> Option<ColdStart>;
     /// How the replica ended, if it did: to be asked after a connection has broken.
     fn cause_of_death(&self) -> impl Future<Output = Option<String>> + Send;
     /// The replica does not accept connections, or broke one: somebody should look after it.
     fn failed(&self);
+}
+
+/// The parts of a start. What else a call waited is queueing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ColdStart {
+    /// Files and network.
+    pub mount: Duration,
+    /// The container; nothing where one stood ready.
+    pub create: Duration,
+    /// The process, until the function is loaded.
+    pub import: Duration,
 }
 
 /// Why there is no replica for a call.

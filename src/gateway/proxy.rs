@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
 use http::request::Parts;
@@ -16,6 +16,7 @@ use crate::function::Target;
 use super::body::{Held, RequestBody};
 use super::fault::Fault;
 use super::pool::{Pools, Sender, connect};
+use super::timing::CallTiming;
 use super::{AnswerBody, Lease, Limits, Replicas, Whose, headers, route, upgrade};
 
 /// A replica that refuses connections is on its way out; the next one may be on its way in.
@@ -109,11 +110,17 @@ impl<R: Replicas> Gateway<R> {
                 let Some(mut sender) = reach(kept, &lease).await else { break };
                 host(request.headers_mut(), &lease);
                 let limit = lease.timeout();
+                let sending = Instant::now();
                 let sent = tokio::time::timeout(limit, sender.try_send_request(request)).await;
                 match sent {
                     Ok(Ok(response)) => {
-                        let held = Held { lease, pool, sender };
-                        return self.complete(call, response, held, waited);
+                        let timing = CallTiming {
+                            waited,
+                            cold: lease.cold(),
+                            run: sending.elapsed(),
+                            total: call.started.elapsed(),
+                        };
+                        return self.complete(call, response, Held { lease, pool, sender }, &timing);
                     }
                     Err(_) => return Err(Fault::TimedOut { target: named(), limit }),
                     Ok(Err(mut error)) => match error.take_message() {
@@ -146,7 +153,7 @@ impl<R: Replicas> Gateway<R> {
         call: Call,
         response: Response<Incoming>,
         held: Held<R::Lease>,
-        waited: Duration,
+        timing: &CallTiming,
     ) -> Result<Response<AnswerBody<R::Lease>>, Fault> {
         let target = &call.target;
         tracing::trace!(%target, call = ?call.id, replica = held.lease.replica(), "answered");
@@ -162,20 +169,16 @@ impl<R: Replicas> Gateway<R> {
         if response.body().size_hint().exact().is_some_and(|length| length > limit) {
             return Err(Fault::AnswerTooLarge { target: call.target.to_string(), limit });
         }
-        let cold = held.lease.cold();
         let (mut parts, body) = response.into_parts();
         headers::strip_connection(&mut parts.headers);
         parts.headers.remove(headers::ERROR);
         if parts.status.is_client_error() || parts.status.is_server_error() {
             parts.headers.insert(headers::ERROR, Whose::Function.header());
         }
-        if cold {
-            let millis = |time: Duration| time.as_secs_f64() * 1000.0;
-            let run = call.started.elapsed().saturating_sub(waited);
-            let timing = format!("start;dur={:.2}, run;dur={:.2}", millis(waited), millis(run));
+        if timing.cold.is_some() {
             parts.headers.insert(headers::COLD_START, HeaderValue::from_static("true"));
-            parts.headers.append(headers::SERVER_TIMING, text(timing));
         }
+        parts.headers.append(headers::SERVER_TIMING, text(timing.header()));
         parts.version = Version::HTTP_11;
         Ok(Response::from_parts(parts, AnswerBody::stream(body, held, self.limits.idle_timeout)))
     }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Lease, Replicas, Unavailable, Whose};
+use super::{ColdStart, Lease, Replicas, Unavailable, Whose};
 use crate::function::Target;
 use crate::replica::{self, Error};
 
@@ -65,23 +65,14 @@ impl Lease for ContainerLease {
         Duration::from_millis(self.lease.version().image.settings.timeout_ms)
     }
 
-    fn cold(&self) -> bool {
-        self.lease.cold().is_some()
+    fn cold(&self) -> Option<ColdStart> {
+        let timing = self.lease.cold()?;
+        Some(ColdStart { mount: timing.prepare, create: timing.create, import: timing.boot })
     }
 
     async fn cause_of_death(&self) -> Option<String> {
         let fate = self.lease.replica().fate(NEWS).await?;
-        let settings = &self.lease.version().image.settings;
-        Some(if fate.out_of_memory {
-            format!("it was out of memory (the limit is {})", settings.memory)
-        } else if fate.out_of_pids {
-            format!(
-                "it ended with status {} after it was refused a process (the limit is {})",
-                fate.status, settings.pids
-            )
-        } else {
-            format!("it ended with status {}", fate.status)
-        })
+        Some(fate.cause(&self.lease.version().image.settings))
     }
 
     fn failed(&self) {

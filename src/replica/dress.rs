@@ -32,12 +32,10 @@ pub(super) struct Garment {
 
 /// Puts it on the container of process `pid`. No code of a user's may run in it yet: its paths are followed.
 pub(super) async fn dress(pid: u32, garment: Garment) -> io::Result<()> {
-    let work = move || {
-        // A thread of its own: it ends in the container's namespaces and must not be used for anything else.
-        let thread = std::thread::spawn(move || put_on(pid, &garment));
-        thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that mounts panicked")))
-    };
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+    let (sender, done) = tokio::sync::oneshot::channel();
+    // A thread of its own: it ends in the container's namespaces and must not be used for anything else.
+    std::thread::spawn(move || sender.send(put_on(pid, &garment)));
+    done.await.unwrap_or_else(|_| Err(io::Error::other("the thread that mounts panicked")))
 }
 
 fn put_on(pid: u32, garment: &Garment) -> io::Result<()> {

@@ -298,8 +298,8 @@ async fn code(
     let (Some(chain), true) = (below, divided) else { return Ok(None) };
     let mut generic = container.clone();
     generic.env.retain(|pair| !pair.starts_with(&format!("{ENTRY}=")));
-    // They say what the function is; a container goes by nothing in them.
-    generic.labels.clear();
+    // They say what the function is; a container goes by nothing else in them.
+    generic.labels.retain(|label, _| label == RUNTIME_LABEL);
     let key = Digest::of(serde_json::to_vec(&(&chain, &generic)).unwrap_or_default());
     Ok(Some(Code { base: Arc::new(Base { key, chain, config: generic }), folders }))
 }

@@ -1,7 +1,8 @@
 //! The log writer: the program that containerd's shim starts for each replica (`binary://`), and that lives as long as
 //! the replica does, whatever happens to the server.
 //!
-//! It reads the replica's two streams and writes lines of JSON with time, stream and text. It bounds what it writes: at
+//! It reads the replica's two streams and writes lines of JSON with time, stream, text, and the call that the line was
+//! printed in, where fnbuild's runtime says so. It bounds what it writes: at
 //! half the limit the file is renamed to `….1`, over the one before. A function that prints without end is slowed to
 //! [`RATE`] and never stopped: what the disk does not take in time is dropped, counted, and told in the log.
 
@@ -41,12 +42,15 @@ const READY: i32 = 5;
 struct Line<'a> {
     time: Timestamp,
     stream: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    call: Option<&'a str>,
     text: &'a str,
 }
 
 struct Message {
     time: Timestamp,
     stream: &'static str,
+    call: Option<String>,
     text: Vec<u8>,
 }
 
@@ -94,8 +98,16 @@ fn read(name: &'static str, mut stream: impl Read, lines: &SyncSender<Message>, 
     let mut buffer = vec![0; 64 << 10];
     let mut rest: Vec<u8> = Vec::new();
     let mut allowance = Allowance::new(RATE);
-    let pass = |text: Vec<u8>| {
-        let message = Message { time: Timestamp::now(), stream: name, text };
+    // Of the line whose beginning was passed on and whose end was not.
+    let mut open: Option<String> = None;
+    let mut pass = |line: &[u8]| {
+        let (call, text) = match marked(line) {
+            Some((call, text)) => (Some(call.to_string()), text),
+            None => (open.take(), line),
+        };
+        let (text, whole) = text.strip_suffix(b"\n").map_or((text, false), |text| (text, true));
+        open = call.clone().filter(|_| !whole);
+        let message = Message { time: Timestamp::now(), stream: name, call, text: text.to_vec() };
         match lines.try_send(message) {
             Ok(()) | Err(TrySendError::Disconnected(_)) => {}
             Err(TrySendError::Full(_)) => {
@@ -114,15 +126,24 @@ fn read(name: &'static str, mut stream: impl Read, lines: &SyncSender<Message>, 
         let mut start = 0;
         while let Some(length) = next_line(rest.get(start..).unwrap_or_default()) {
             let line = rest.get(start..start + length).unwrap_or_default();
-            pass(line.strip_suffix(b"\n").unwrap_or(line).to_vec());
+            pass(line);
             start += length;
         }
         rest.drain(..start);
         allowance.spend(count as u64);
     }
     if !rest.is_empty() {
-        pass(rest);
+        pass(&rest);
     }
+}
+
+/// The call that a line says it belongs to, and the line itself: the runtime puts the ID between two control characters.
+fn marked(line: &[u8]) -> Option<(&str, &[u8])> {
+    let rest = line.strip_prefix(b"\x1e")?;
+    let end = rest.iter().position(|byte| *byte == b'\x1f')?;
+    let (call, text) = rest.split_at_checked(end)?;
+    let call = std::str::from_utf8(call).ok().filter(|call| call.len() <= 128 && call.is_ascii())?;
+    Some((call, text.get(1..)?))
 }
 
 /// How many bytes the next line takes with its end, or the next piece of one that is too long.
@@ -139,7 +160,9 @@ fn write(lines: &Receiver<Message>, file: &mut Rotating, dropped: &AtomicU64) {
     let mut batch = Vec::new();
     while let Ok(first) = lines.recv() {
         for message in std::iter::once(first).chain(lines.try_iter().take(BACKLOG)) {
-            encode(&mut batch, message.time, message.stream, &String::from_utf8_lossy(&message.text));
+            let text = String::from_utf8_lossy(&message.text);
+            let (time, stream, call) = (message.time, message.stream, message.call.as_deref());
+            encode(&mut batch, &Line { time, stream, call, text: &text });
         }
         note_dropped(&mut batch, dropped);
         let _ = file.write(&batch);
@@ -153,14 +176,15 @@ fn note_dropped(batch: &mut Vec<u8>, dropped: &AtomicU64) {
     match dropped.swap(0, Ordering::Relaxed) {
         0 => {}
         count => {
-            encode(batch, Timestamp::now(), "fnbuild", &format!("{count} lines dropped: printed too fast"))
+            let text = format!("{count} lines dropped: printed too fast");
+            encode(batch, &Line { time: Timestamp::now(), stream: "fnbuild", call: None, text: &text });
         }
     }
 }
 
-fn encode(batch: &mut Vec<u8>, time: Timestamp, stream: &'static str, text: &str) {
+fn encode(batch: &mut Vec<u8>, line: &Line) {
     // Into memory, of plain text: it cannot fail.
-    let _ = serde_json::to_writer(&mut *batch, &Line { time, stream, text });
+    let _ = serde_json::to_writer(&mut *batch, line);
     batch.push(b'\n');
 }
 
@@ -234,6 +258,21 @@ mod tests {
         read("stdout", input, &sender, &AtomicU64::new(0));
         drop(sender);
         receiver.into_iter().map(|line| String::from_utf8(line.text).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_marked_line_belongs_to_its_call_to_its_end() {
+        let (sender, receiver) = sync_channel(BACKLOG);
+        let long = "x".repeat(MAX_LINE);
+        let input = format!("plain\n\x1ea\x1fone\n\x1eb\x1f{long}\nafter\n\x1eno end\n");
+        read("stdout", input.as_bytes(), &sender, &AtomicU64::new(0));
+        drop(sender);
+        let lines: Vec<(Option<String>, usize)> =
+            receiver.into_iter().map(|line| (line.call, line.text.len())).collect();
+        let call = |name: &str| Some(name.to_string());
+        let expected =
+            [(None, 5), (call("a"), 3), (call("b"), MAX_LINE - 3), (call("b"), 3), (None, 5), (None, 7)];
+        assert_eq!(lines, expected);
     }
 
     #[test]

@@ -21,6 +21,9 @@ pub struct LogLine {
     /// `stdout`, `stderr`, or `fnbuild` for what the log writer itself has to tell.
     pub stream: String,
     pub text: String,
+    /// The call that it was printed in, where the runtime knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<String>,
     #[serde(default)]
     pub version: VersionNumber,
     #[serde(default)]

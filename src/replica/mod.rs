@@ -4,12 +4,15 @@
 //! or network. Containers belong to the data folder, not to the process: [`Replicas::stop`] leaves them running and
 //! the next [`Replicas::start`] adopts them.
 
+mod cgroup;
 mod dress;
 mod error;
 mod folder;
 mod image;
+mod launch;
 pub mod logger;
 mod logs;
+mod places;
 mod pool;
 mod ready;
 mod reconcile;
@@ -17,6 +20,8 @@ mod revision;
 mod secret_files;
 mod source;
 mod start;
+mod status;
+mod switch;
 mod table;
 mod warm;
 mod watch;
@@ -29,7 +34,7 @@ use std::time::Duration;
 use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
-use crate::function::{FunctionName, VersionNumber};
+use crate::function::{FunctionName, Settings, VersionNumber};
 use crate::network::{Egress, Subnet};
 use crate::secrets::Secrets;
 
@@ -92,6 +97,8 @@ pub struct ScaleSettings {
     pub parallel_starts: usize,
     /// Containers that wait for a function, for each base; 0 for none.
     pub pool: usize,
+    /// Replicas at most, over all functions.
+    pub max_replicas: usize,
 }
 
 impl Default for ScaleSettings {
@@ -102,6 +109,7 @@ impl Default for ScaleSettings {
             idle: Duration::from_secs(60),
             parallel_starts: 8,
             pool: 2,
+            max_replicas: places::of_this_machine(),
         }
     }
 }
@@ -165,6 +173,29 @@ pub struct Fate {
     pub out_of_pids: bool,
 }
 
+impl Fate {
+    /// In words, for callers and people.
+    pub fn cause(&self, settings: &Settings) -> String {
+        if self.out_of_memory {
+            format!("it was out of memory (the limit is {})", settings.memory)
+        } else if self.out_of_pids {
+            let (status, limit) = (self.status, settings.pids);
+            format!("it ended with status {status} after it was refused a process (the limit is {limit})")
+        } else {
+            format!("it ended with status {}", self.status)
+        }
+    }
+}
+
+/// A replica that ended without being asked to.
+#[derive(Clone, Debug)]
+pub struct Death {
+    pub time: jiff::Timestamp,
+    pub replica: String,
+    pub version: VersionNumber,
+    pub cause: String,
+}
+
 /// Where the time of a cold call went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Timing {
@@ -172,7 +203,7 @@ pub struct Timing {
     pub queue: Duration,
     /// Network and files; from the pool, the mount.
     pub prepare: Duration,
-    /// containerd's part; from the pool, other limits than the usual.
+    /// containerd's part; none from the pool.
     pub create: Duration,
     /// From the process's start until it listens; from the pool, the hand-over.
     pub boot: Duration,

@@ -210,6 +210,7 @@ impl Replicas {
                 self.discard(warm.id.clone());
             }
             while !self.is_starting()
+                && self.has_room()
                 && !stopping.is_cancelled()
                 && let Some(base) = self.pool.short()
             {

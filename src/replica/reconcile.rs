@@ -31,7 +31,9 @@ impl Replicas {
         for container in containers {
             if let Some((replica, revision)) = self.adoptable(&container).await? {
                 tracing::info!(replica = %replica.id, pid = replica.pid, "replica adopted");
-                self.watch(replica.clone(), revision.clone());
+                // Where there are more than there is room for, none is ended for it.
+                let place = self.places.clone().try_acquire_owned().ok();
+                self.watch(replica.clone(), revision.clone(), place);
                 let _ = revision.join(&replica, None);
             }
         }

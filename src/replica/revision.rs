@@ -37,6 +37,8 @@ struct Member {
     in_flight: u32,
     idle_since: Instant,
     since: Instant,
+    /// Given up for another function: it gets no more calls, and ends with its last.
+    leaving: bool,
 }
 
 /// What a version that keeps dying has earned: longer and longer pauses between attempts.
@@ -84,6 +86,20 @@ pub struct Lease {
     held: bool,
 }
 
+impl State {
+    fn staying(&self) -> u32 {
+        let staying = self.members.iter().filter(|member| !member.leaving).count();
+        u32::try_from(staying).unwrap_or(u32::MAX)
+    }
+
+    /// The member without calls that has been so for longest, if more than `least` would stay or it leaves anyway.
+    fn idlest(&self, least: u32) -> Option<usize> {
+        let may_go = |member: &Member| member.leaving || self.staying() > least;
+        let idle = self.members.iter().enumerate().filter(|(_, m)| m.in_flight == 0 && may_go(m));
+        idle.min_by_key(|(_, member)| (!member.leaving, member.idle_since)).map(|(at, _)| at)
+    }
+}
+
 impl Revision {
     pub fn new(name: FunctionName, version: Version, queue: usize) -> Arc<Self> {
         let key = key(&version);
@@ -110,7 +126,7 @@ impl Revision {
             return Err(Error::Removed { name: self.name.clone() });
         }
         let limit = self.concurrency();
-        let free = state.members.iter_mut().filter(|member| member.in_flight < limit);
+        let free = state.members.iter_mut().filter(|member| member.in_flight < limit && !member.leaving);
         if let Some(member) = free.min_by_key(|member| member.in_flight) {
             member.in_flight += 1;
             return Ok(Admission::Granted(self.lease(&member.replica, None)));
@@ -136,7 +152,7 @@ impl Revision {
     /// How many more replicas the calls that wait deserve; counted as starting from here on.
     fn wanted(&self, state: &mut State) -> u32 {
         let waiting = u32::try_from(state.waiting.len()).unwrap_or(u32::MAX);
-        let present = u32::try_from(state.members.len()).unwrap_or(u32::MAX).saturating_add(state.starting);
+        let present = state.staying().saturating_add(state.starting);
         let deserved = waiting.div_ceil(self.concurrency()).saturating_sub(state.starting);
         let starts = deserved.min(self.max().saturating_sub(present));
         state.starting += starts;
@@ -149,7 +165,7 @@ impl Revision {
         if state.retired || state.trouble.pauses() {
             return 0;
         }
-        let present = u32::try_from(state.members.len()).unwrap_or(u32::MAX).saturating_add(state.starting);
+        let present = state.staying().saturating_add(state.starting);
         let starts = least.saturating_sub(present);
         state.starting += starts;
         starts
@@ -180,6 +196,7 @@ impl Revision {
                 in_flight: 0,
                 idle_since: Instant::now(),
                 since: Instant::now(),
+                leaving: false,
             };
             while member.in_flight < self.concurrency() {
                 let Some(waiting) = state.waiting.pop_front() else { break };
@@ -235,16 +252,57 @@ impl Revision {
     pub fn surplus(&self, idle: Duration, least: u32) -> Vec<Arc<Replica>> {
         let mut state = self.lock();
         let mut out = Vec::new();
-        let mut at = 0;
-        while at < state.members.len() && state.members.len() > least as usize {
+        while let Some(at) = state.idlest(least) {
             let member = &state.members[at];
-            if member.in_flight == 0 && member.idle_since.elapsed() >= idle {
-                out.push(state.members.swap_remove(at).replica);
-            } else {
-                at += 1;
+            if !member.leaving && member.idle_since.elapsed() < idle {
+                break;
             }
+            out.push(state.members.swap_remove(at).replica);
         }
         out
+    }
+
+    /// Since when a replica has been idle that could go; see [`Self::take_idle`].
+    pub fn idle_since(&self, least: u32) -> Option<Instant> {
+        let state = self.lock();
+        Some(state.members.get(state.idlest(least)?)?.idle_since)
+    }
+
+    /// The idlest replica, taken out of the routes, if at least `least` stay.
+    pub fn take_idle(&self, least: u32) -> Option<Arc<Replica>> {
+        let mut state = self.lock();
+        let at = state.idlest(least)?;
+        Some(state.members.swap_remove(at).replica)
+    }
+
+    /// The replicas that stay.
+    pub fn width(&self) -> u32 {
+        self.lock().staying()
+    }
+
+    /// Whether a replica is on its way out for another function.
+    pub fn is_shedding(&self) -> bool {
+        self.lock().members.iter().any(|member| member.leaving)
+    }
+
+    /// Lets the least busy of several replicas end with its last call.
+    pub fn shed(&self) {
+        let mut state = self.lock();
+        if state.staying() > 1
+            && let Some(member) = state.members.iter_mut().filter(|m| !m.leaving).min_by_key(|m| m.in_flight)
+        {
+            member.leaving = true;
+        }
+    }
+
+    /// A start is not to happen, because there is a replica already and no room for another. `false`: there is none.
+    pub fn give_up_start(&self) -> bool {
+        let mut state = self.lock();
+        let has_one = state.staying() > 0;
+        if has_one {
+            state.starting = state.starting.saturating_sub(1);
+        }
+        has_one
     }
 
     /// No new calls: gives the replicas that are idle, and fails the calls that wait with `Removed`.
@@ -292,7 +350,8 @@ impl Revision {
                 else {
                     return;
                 };
-                let Some(next) = waiting.pop_front() else {
+                let next = if member.leaving { None } else { waiting.pop_front() };
+                let Some(next) = next else {
                     member.in_flight = member.in_flight.saturating_sub(1);
                     member.idle_since = Instant::now();
                     return;

@@ -25,6 +25,9 @@ pub(super) const ADDRESS_LABEL: &str = "io.fnbuild.address";
 /// Where a function listens if neither its environment nor its image says otherwise.
 const PORT: u16 = 8081;
 
+/// Lets the runtime say which call a printed line belongs to. It takes the variable away from the function.
+const MARK_CALLS: &str = "FNBUILD_MARK_CALLS=1";
+
 /// How long a process may take to end after SIGTERM. Its calls have ended before.
 const GRACE: Duration = Duration::from_millis(300);
 
@@ -160,9 +163,13 @@ impl Starter {
         config: &ContainerConfig,
         address: Ipv4Addr,
     ) -> RuntimeSpec {
+        let mut env = environment(settings, &config.env, port(settings, config));
+        if config.labels.contains_key(RUNTIME_LABEL) {
+            env.push(MARK_CALLS.into());
+        }
         RuntimeSpec {
             args: config.entrypoint.iter().chain(&config.cmd).flatten().cloned().collect(),
-            env: environment(settings, &config.env, port(settings, config)),
+            env,
             working_dir: config.working_dir.clone().filter(|dir| !dir.is_empty()).unwrap_or("/".into()),
             hostname: hostname.into(),
             uid: self.walls.uid(address),
@@ -237,6 +244,7 @@ impl WallSettings {
         Limits {
             memory_bytes: settings.memory.0,
             cpu_millis: settings.cpu_millis,
+            cpu_shares: u64::from(settings.cpu_millis).max(2),
             pids: settings.pids,
             tmp_bytes: self.tmp_bytes,
             open_files: self.open_files,

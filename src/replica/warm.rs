@@ -18,13 +18,14 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
+use super::cgroup::Cgroup;
 use super::dress::{Garment, dress};
 use super::image::{Base, CODE, Code, ENTRY, FOLDER_LABEL, Unpacked};
 use super::revision::Revision;
 use super::secret_files::SecretFiles;
 use super::start::{Starter, port};
-use super::{Error, Replica, Timing, logger, logs};
-use crate::containerd::{BindMount, Labels, NewContainer, Resources};
+use super::{Error, Replica, Timing, logger, logs, ready};
+use crate::containerd::{BindMount, Labels, NewContainer};
 use crate::function::Settings;
 
 /// What the runtime looks for in the code's folder.
@@ -35,6 +36,8 @@ const NOBODY: &str = "fnbuild";
 
 /// The entry point where neither settings nor image name one.
 const DEFAULT_ENTRY: &str = "func:run";
+
+const LEAST_SHARES: u64 = 2;
 
 /// How long a runtime that waits may take to say that it has understood.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -95,6 +98,8 @@ impl Starter {
         self.write_hosts(id, attachment.address, NOBODY)?;
         let mut spec = self.spec(id, (NOBODY, &settings), &base.config, attachment.address);
         spec.mounts.push(BindMount::new(&slot, CODE));
+        // Nobody waits for it: whoever does anything else goes first.
+        spec.limits.cpu_shares = LEAST_SHARES;
         self.containerd.create_container(NewContainer { id, image: "", labels, spec: &spec }).await?;
         let log = logs::nobodys_file(&self.data_dir, id);
         let uri = logger::uri(&self.program, &log, self.walls.log_bytes)?;
@@ -102,6 +107,8 @@ impl Starter {
         self.containerd.start_task(id).await?;
         let (address, port) = (attachment.address, port(&settings, &base.config));
         let channel = self.connected(id, &listener, port).await?;
+        // The way there, and the server's first thread, are made before anybody waits for them.
+        ready::answers(SocketAddr::from((address, port))).await;
         let socket = slot.join(SOCKET);
         fs::remove_file(&socket).map_err(Error::files("remove", &socket))?;
         Ok(Warm { id: id.into(), address, port, pid, channel })
@@ -140,11 +147,7 @@ impl Starter {
         let failed = |source| Error::HandOver { id: id.clone(), source };
         let (name, number) = (revision.name.clone(), revision.version.number);
         let settings = &revision.version.image.settings;
-        let limits = self.walls.limits(settings);
-        if limits != self.walls.limits(&Settings::default()) {
-            self.containerd.update_task(&id, &Resources::new(&limits)).await?;
-        }
-        timing.create = lap();
+        Cgroup(&self.cgroup(&id)).limit(&self.walls.limits(settings)).map_err(failed)?;
         self.write_hosts(&id, warm.address, name.as_str())?;
         let log = logs::file(&self.data_dir, &name, number, &id);
         logs::claim(&self.data_dir, &id, &log)?;

@@ -1,10 +1,9 @@
-//! Watching a replica until it ends, and what its cgroup tells of why.
+//! Watching a replica until it ends, and why it did.
 
-use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::cgroup::{Cgroup, Strain};
 use super::start::Starter;
 use super::{Fate, Replica};
 use crate::containerd::TaskState;
@@ -36,28 +35,6 @@ impl Starter {
 
     /// What the kernel has refused the replica so far.
     pub fn strain(&self, id: &str) -> Strain {
-        let cgroup = self.cgroup(id);
-        let read = |controller: &str, file: &str| {
-            let path: PathBuf = format!("/sys/fs/cgroup/{controller}{cgroup}/{file}").into();
-            fs::read_to_string(path).ok()
-        };
-        // v1 has a hierarchy for each controller, v2 one for all.
-        let memory = read("memory", "memory.oom_control").or_else(|| read("", "memory.events"));
-        let pids = read("pids", "pids.events").or_else(|| read("", "pids.events"));
-        Strain { out_of_memory: count(memory, "oom_kill"), out_of_pids: count(pids, "max") }
+        Cgroup(&self.cgroup(id)).strain()
     }
-}
-
-/// Refusals since the replica started.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Strain {
-    pub out_of_memory: u64,
-    pub out_of_pids: u64,
-}
-
-/// The number behind a word in the kernel's `word number` lines.
-fn count(text: Option<String>, word: &str) -> u64 {
-    let text = text.unwrap_or_default();
-    let line = text.lines().filter_map(|line| line.split_once(' ')).find(|(name, _)| *name == word);
-    line.and_then(|(_, number)| number.trim().parse().ok()).unwrap_or(0)
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fnbuild::function::Target;
-use fnbuild::gateway::{Gateway, Lease, Limits, Replicas, Unavailable, listen};
+use fnbuild::gateway::{ColdStart, Gateway, Lease, Limits, Replicas, Unavailable, listen};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -66,8 +66,8 @@ impl Lease for FixedLease {
     fn timeout(&self) -> Duration {
         self.of.timeout
     }
-    fn cold(&self) -> bool {
-        self.cold
+    fn cold(&self) -> Option<ColdStart> {
+        self.cold.then(ColdStart::default)
     }
     async fn cause_of_death(&self) -> Option<String> {
         None
@@ -192,7 +192,9 @@ async fn a_call_reaches_the_function_whole_and_its_answer_comes_back() {
     assert_eq!((response.status(), &headers["x-own"]), (StatusCode::OK, &"1".parse().unwrap()));
     assert_eq!(headers["x-call-id"], "mine");
     assert_eq!(headers["x-cold-start"], "true");
-    assert!(headers["server-timing"].to_str().unwrap().starts_with("start;dur="));
+    let timing = headers["server-timing"].to_str().unwrap();
+    let parts: Vec<_> = timing.split(", ").map(|part| part.split_once(";dur=").unwrap().0).collect();
+    assert_eq!(parts, ["queue", "mount", "import", "run", "proxy"], "{timing}");
     assert!(headers["x-duration-seconds"].to_str().unwrap().parse::<f64>().unwrap() > 0.0);
     assert!(headers["x-start-time"].to_str().unwrap().parse::<u128>().unwrap() > 0);
     assert!(!headers.contains_key("x-hop") && !headers.contains_key("x-fnbuild-error"));

@@ -1,0 +1,158 @@
+//! From the wish for a replica to one that is watched, and to its end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::revision::Revision;
+use super::table::Replicas;
+use super::{Error, Replica, Timing, logs};
+
+/// Between two attempts to start while containerd is away.
+const AWAY_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long those who stop replicas wait for them to be gone. Long after the grace has ended in SIGKILL.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A connection breaks before containerd tells of the death behind it.
+const NEWS: Duration = Duration::from_secs(1);
+
+impl Replicas {
+    /// Starts replicas in the background; the revision has counted them already.
+    pub(super) fn start_replicas(self: &Arc<Self>, revision: &Arc<Revision>, count: u32) {
+        for _ in 0..count {
+            let (replicas, revision) = (self.clone(), revision.clone());
+            self.tasks.spawn(async move { replicas.start_replica(&revision).await });
+        }
+    }
+
+    async fn start_replica(self: &Arc<Self>, revision: &Arc<Revision>) {
+        let Some(place) = self.place_for(revision).await else { return };
+        if let Some((replica, timing)) = self.start_warm(revision).await {
+            return self.started(revision, (replica, timing), place).await;
+        }
+        let asked = Instant::now();
+        let Ok(_turn) = self.starts.acquire().await else { return };
+        let waited = asked.elapsed();
+        let mut id = self.starter.new_id(revision);
+        let started = loop {
+            self.owned().insert(id.clone());
+            let started = tokio::select! {
+                started = self.starter.start(revision, &id) => started,
+                () = self.stopping.cancelled() => Err(Error::Stopping),
+            };
+            match started {
+                Err(error) if error.is_away() && asked.elapsed() < self.scale.start_timeout => {
+                    tokio::time::sleep(AWAY_PAUSE).await;
+                    // What the attempt left could not be removed without containerd either: the reconciler finds it
+                    // under the ID that nobody owns any more.
+                    self.owned().remove(&std::mem::replace(&mut id, self.starter.new_id(revision)));
+                }
+                other => break other,
+            }
+        };
+        match started {
+            Ok((replica, mut timing)) => {
+                timing.queue += waited;
+                self.started(revision, (replica, timing), place).await;
+            }
+            Err(error) => {
+                tracing::warn!(replica = %id, error = &error as &dyn std::error::Error, "replica did not start");
+                self.owned().remove(&id);
+                revision.start_failed(error);
+            }
+        }
+    }
+
+    async fn started(
+        self: &Arc<Self>,
+        revision: &Arc<Revision>,
+        (replica, timing): (Arc<Replica>, Timing),
+        place: OwnedSemaphorePermit,
+    ) {
+        tracing::info!(replica = %replica.id, address = %replica.address, ?timing, "replica started");
+        self.watch(replica.clone(), revision.clone(), Some(place));
+        if let Err(unwanted) = revision.join(&replica, Some(timing)) {
+            self.stop_replica(unwanted).await;
+        }
+    }
+
+    /// Whether a call waits for a plain start.
+    pub(super) fn is_starting(&self) -> bool {
+        self.starts.available_permits() < self.scale.parallel_starts.max(1)
+    }
+
+    /// Waits in the background until the replica has ended, then takes it out of the routes, cleans up, and gives its
+    /// place to another.
+    pub(super) fn watch(
+        self: &Arc<Self>,
+        replica: Arc<Replica>,
+        revision: Arc<Revision>,
+        place: Option<OwnedSemaphorePermit>,
+    ) {
+        self.owned().insert(replica.id.clone());
+        let replicas = self.clone();
+        self.tasks.spawn(async move {
+            let fate = tokio::select! {
+                fate = replicas.starter.ended(&replica) => fate,
+                // It lives on, for the next server.
+                () = replicas.stopping.cancelled() => return,
+            };
+            // One that was to end has left the routes before.
+            if let Some(starts) = revision.leave(&replica.id) {
+                replicas.died(&replica, &fate, &revision.version.image.settings);
+                replicas.start_replicas(&revision, starts);
+            }
+            // Told before the cleaning up: calls whose connection has broken wait for it.
+            replica.fate.send_replace(Some(fate));
+            if let Err(error) = replicas.starter.clean(&replica.id).await {
+                // The reconciler tries again.
+                tracing::warn!(replica = %replica.id, error = &error as &dyn std::error::Error, "cleaning up");
+            }
+            replicas.owned().remove(&replica.id);
+            let alive = |id: &str| replicas.owned().contains(id);
+            logs::prune(&replicas.starter.data_dir, &replica.function, alive);
+            replica.gone.cancel();
+            drop(place);
+        });
+    }
+
+    /// The gateway could not connect to it: no more calls go there, and it is ended if it has not ended itself.
+    pub fn report_dead(self: &Arc<Self>, replica: &Arc<Replica>) {
+        let Some(revision) =
+            self.revisions(&replica.function).into_iter().find(|r| r.version.number == replica.version)
+        else {
+            return;
+        };
+        // Whoever takes it out of the routes ends it: many calls report the same death.
+        if let Some(starts) = revision.leave(&replica.id) {
+            self.start_replicas(&revision, starts);
+            let (replicas, replica) = (self.clone(), replica.clone());
+            self.tasks.spawn(async move {
+                if let Some(fate) = replica.fate(NEWS).await {
+                    replicas.died(&replica, &fate, &revision.version.image.settings);
+                }
+                replicas.stop_replica(replica).await;
+            });
+        }
+    }
+
+    /// Ends a replica that is out of the routes, and waits until it is gone.
+    pub(super) fn stop_replica(
+        self: &Arc<Self>,
+        replica: Arc<Replica>,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let replicas = self.clone();
+        async move {
+            if let Err(error) = replicas.starter.end(&replica.id).await {
+                tracing::warn!(replica = %replica.id, error = &error as &dyn std::error::Error, "stopping");
+            }
+            tokio::select! {
+                _ = tokio::time::timeout(STOP_PATIENCE, replica.gone.cancelled()) => {}
+                // Nobody watches any more: the next server removes it.
+                () = replicas.stopping.cancelled() => {}
+            }
+        }
+    }
+}

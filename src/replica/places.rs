@@ -1,0 +1,125 @@
+//! How many replicas the machine has room for, over all functions, and who makes room when it is full.
+//!
+//! Replicas without calls go first, the idlest before the others. A function that has none is worth more than another's
+//! second: where nothing is idle, a function with several gives one up, once that one's calls have ended.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::revision::Revision;
+use super::table::Replicas;
+
+/// While the machine is full, between two looks for a replica that has become idle.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// What one replica is reckoned to take, with all that runs beside it.
+const RECKONED: u64 = 128 << 20;
+
+/// Of the machine's memory, what is to stay free: one part in so many.
+const RESERVE: u64 = 10;
+
+/// As many as fit into the machine's memory.
+pub(super) fn of_this_machine() -> usize {
+    let total = memory("MemTotal:").unwrap_or(RECKONED);
+    usize::try_from(total / RECKONED).unwrap_or(usize::MAX).max(8)
+}
+
+/// Whether so little memory is left that whatever starts should push something else out, whatever the count says.
+fn is_memory_short() -> bool {
+    match (memory("MemAvailable:"), memory("MemTotal:")) {
+        (Some(available), Some(total)) => available < total / RESERVE,
+        _ => false,
+    }
+}
+
+/// A line of `/proc/meminfo`, in bytes.
+fn memory(name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+impl Replicas {
+    /// The right to one more replica, kept as long as that is there. `None`: it must do with what it has, or the server
+    /// stops; then the start is not counted any more.
+    pub(super) async fn place_for(self: &Arc<Self>, revision: &Revision) -> Option<OwnedSemaphorePermit> {
+        if is_memory_short() {
+            self.evict_idlest();
+        }
+        if let Ok(place) = self.places.clone().try_acquire_owned() {
+            return Some(place);
+        }
+        let mut place = std::pin::pin!(self.places.clone().acquire_owned());
+        let mut made_room = false;
+        loop {
+            made_room = made_room || self.evict_idlest();
+            if !made_room {
+                if revision.give_up_start() {
+                    return None;
+                }
+                self.shed_one();
+            }
+            tokio::select! {
+                place = &mut place => return place.ok(),
+                () = tokio::time::sleep(LOOK_AGAIN), if !made_room => {}
+                () = self.stopping.cancelled() => return None,
+            }
+        }
+    }
+
+    /// Whether there is room for containers that are nobody's yet.
+    pub(super) fn has_room(&self) -> bool {
+        self.places.available_permits() > 0 && !is_memory_short()
+    }
+
+    /// Ends the replica that has been idle for longest, over all functions; `false` if none is idle.
+    fn evict_idlest(self: &Arc<Self>) -> bool {
+        let all = self.all_revisions();
+        let idle =
+            all.iter().filter_map(|(revision, least)| Some((revision.idle_since(*least)?, revision, *least)));
+        let mut idle: Vec<(Instant, &Arc<Revision>, u32)> = idle.collect();
+        idle.sort_by_key(|(since, ..)| *since);
+        // A call may have come since: then the next one.
+        let found = idle.into_iter().find_map(|(_, revision, least)| revision.take_idle(least));
+        let Some(replica) = found else { return false };
+        tracing::info!(replica = %replica.id, "stopped: the machine is full");
+        self.tasks.spawn(self.stop_replica(replica));
+        true
+    }
+
+    /// Lets the function with the most replicas go on with one less.
+    fn shed_one(&self) {
+        let widest = self.all_revisions().into_iter().max_by_key(|(revision, _)| revision.width());
+        if let Some((revision, _)) = widest
+            && !revision.is_shedding()
+        {
+            revision.shed();
+        }
+    }
+
+    /// Every revision and how many of its replicas are to stay.
+    fn all_revisions(&self) -> Vec<(Arc<Revision>, u32)> {
+        let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+        let each = routes.values().flat_map(|route| {
+            let least = route.serving.version.image.settings.min_scale;
+            let others = route.others.iter().map(|other| (other.clone(), 0));
+            std::iter::once((route.serving.clone(), least)).chain(others)
+        });
+        each.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_has_memory_and_room() {
+        let (total, available) = (memory("MemTotal:").unwrap(), memory("MemAvailable:").unwrap());
+        assert!(total >= available && available > 1 << 20);
+        assert!(of_this_machine() >= 8);
+        assert_eq!(memory("NoSuchLine:"), None);
+    }
+}

@@ -1,0 +1,90 @@
+//! What people ask of a function's replicas: which there are, what they printed, to run a command in one.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::revision::Revision;
+use super::table::Replicas;
+use super::{Death, Error, ExecRequest, Fate, LogLine, LogQuery, Replica, ReplicaState, ReplicaStatus, logs};
+use crate::containerd::Exec;
+use crate::function::{FunctionName, Settings};
+
+impl Replicas {
+    /// The replicas of a function; none if there is no such function.
+    pub fn list(&self, name: &FunctionName) -> Vec<ReplicaStatus> {
+        let serving = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+        let serving = serving.get(name).map(|route| route.serving.clone());
+        let status = |revision: &Arc<Revision>, (replica, in_flight): (Arc<Replica>, u32)| {
+            let strain = self.starter.strain(&replica.id);
+            let current = serving.as_ref().is_some_and(|serving| Arc::ptr_eq(serving, revision));
+            ReplicaStatus {
+                id: replica.id.clone(),
+                container: replica.id.clone(),
+                version: replica.version,
+                address: replica.address.ip(),
+                port: replica.address.port(),
+                state: if current { ReplicaState::Ready } else { ReplicaState::Draining },
+                pid: replica.pid,
+                in_flight,
+                out_of_memory: strain.out_of_memory,
+                out_of_pids: strain.out_of_pids,
+            }
+        };
+        let revisions = self.revisions(name);
+        revisions.iter().flat_map(|r| r.replicas().into_iter().map(|member| status(r, member))).collect()
+    }
+
+    /// The function's last replica that ended without being asked to, since the server started.
+    pub fn last_death(&self, name: &FunctionName) -> Option<Death> {
+        self.deaths.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    pub(super) fn died(&self, replica: &Replica, fate: &Fate, settings: &Settings) {
+        let death = Death {
+            time: jiff::Timestamp::now(),
+            replica: replica.id.clone(),
+            version: replica.version,
+            cause: fate.cause(settings),
+        };
+        tracing::warn!(replica = %death.replica, cause = death.cause, "replica died");
+        let name = replica.function.clone();
+        self.deaths.lock().unwrap_or_else(PoisonError::into_inner).insert(name, death);
+    }
+
+    /// Starts replicas of the current version up to `count`, or ends idle ones down to it. Calls and idleness go on
+    /// deciding afterwards: what shall stay is `min_scale`.
+    pub async fn scale(self: &Arc<Self>, name: &FunctionName, count: u32) -> Result<(), Error> {
+        let revision = self.route(name, None)?;
+        self.start_replicas(&revision, revision.shortage(count));
+        let surplus = revision.surplus(Duration::ZERO, count);
+        futures_util::future::join_all(surplus.into_iter().map(|replica| self.stop_replica(replica))).await;
+        Ok(())
+    }
+
+    /// What a function printed, across its replicas.
+    pub fn logs(&self, name: &FunctionName, query: LogQuery) -> mpsc::Receiver<Result<LogLine, Error>> {
+        logs::read(&self.starter.data_dir, name, query)
+    }
+
+    /// Runs a command in a replica, the function's first one where `replica` is `None`.
+    pub async fn exec(
+        &self,
+        name: &FunctionName,
+        replica: Option<&str>,
+        request: &ExecRequest,
+    ) -> Result<Exec, Error> {
+        let all = self.revisions(name).into_iter().flat_map(|revision| revision.replicas());
+        let found = all.map(|(replica, _)| replica).find(|r| replica.is_none_or(|id| r.id == id));
+        let id = || replica.map_or_else(|| format!("of {name}"), str::to_string);
+        let found = found.ok_or_else(|| Error::UnknownReplica { id: id() })?;
+        let folder = self.starter.folder_of(&found.id);
+        Ok(self.starter.containerd.exec(&found.id, request, folder).await?)
+    }
+
+    /// Whether containerd answers: for readiness.
+    pub async fn check(&self) -> Result<(), Error> {
+        Ok(self.starter.containerd.version().await.map(drop)?)
+    }
+}
