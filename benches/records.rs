@@ -26,6 +26,7 @@ fn record(number: u64) -> FunctionRecord {
         source: Some(Digest::of(b"source")),
         base: Some(Digest::of(b"base")),
         entry: None,
+        parameters: None,
         settings: Default::default(),
         author: None,
     };

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::function::{FunctionName, Settings, Version, VersionNumber};
+use crate::function::{FunctionName, Parameter, Settings, Version, VersionNumber};
 
 /// Every error of the platform.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -66,6 +66,9 @@ pub struct Described {
     pub base: Option<String>,
     pub source: Option<String>,
     pub entry: Option<String>,
+    /// What the entry point takes; absent where only the import could tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<Vec<Parameter>>,
     pub created: String,
     pub url: String,
     pub settings: Settings,

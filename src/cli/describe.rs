@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::api::Described;
-use crate::function::FunctionName;
+use crate::function::{FunctionName, signature};
 
 use super::server::{Server, ServerArguments, block_on};
 use super::{Outcome, OutputFormat, Printer, table};
@@ -38,7 +38,7 @@ fn text(function: &Described) -> anyhow::Result<String> {
         ("version", format!("{} ({})", function.version, function.created)),
         ("image", function.image.clone()),
         ("base", function.base.clone().unwrap_or_else(|| none.clone())),
-        ("entry", function.entry.clone().unwrap_or(none)),
+        ("entry", entry(function).unwrap_or(none)),
         ("url", function.url.clone()),
         ("memory", settings.memory.to_string()),
         ("cpu", format!("{}m", settings.cpu_millis)),
@@ -67,4 +67,13 @@ fn text(function: &Described) -> anyhow::Result<String> {
     });
     write!(text, "\n{}", table(["REPLICA", "VERSION", "ADDRESS", "STATE", "REFUSED"], rows))?;
     Ok(text)
+}
+
+/// `func:run(x, y=1)`; without the parentheses where nobody knows what is in them.
+fn entry(function: &Described) -> Option<String> {
+    let entry = function.entry.as_ref()?;
+    Some(match &function.parameters {
+        Some(parameters) => format!("{entry}({})", signature(parameters)),
+        None => entry.clone(),
+    })
 }

@@ -49,7 +49,7 @@ impl ImageArguments {
             entries: self.max_entries.unwrap_or(usual.entries),
             ..usual
         };
-        source::Options { entry: self.entry.clone(), bounds }
+        source::Options { entry: self.entry.clone(), bounds, python: None }
     }
 
     pub fn image_options(&self, name: &FunctionName) -> image::Options {

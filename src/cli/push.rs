@@ -181,6 +181,7 @@ async fn tell(
         source: Some(pushed.source.clone()),
         base: Some(pushed.base.clone()),
         entry: Some(pushed.entry.clone()),
+        parameters: pushed.parameters.clone(),
         settings: arguments.settings.patch()?,
     };
     let server = Server::new(&arguments.server)?;

@@ -2,6 +2,7 @@
 
 mod entry;
 mod name;
+mod parameter;
 mod patch;
 mod record;
 mod request;
@@ -10,6 +11,7 @@ mod target;
 
 pub use entry::{EntryPoint, InvalidEntryPoint};
 pub use name::{FunctionName, InvalidName};
+pub use parameter::{Parameter, ParameterKind, signature};
 pub use patch::{SettingsPatch, parse_cpu};
 pub use record::{FORMAT, FunctionRecord, NewVersion, Version, VersionNumber};
 pub use request::VersionRequest;

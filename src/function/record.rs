@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{EntryPoint, FunctionName, Settings};
+use super::{EntryPoint, FunctionName, Parameter, Settings};
 use crate::oci::{Digest, Repository};
 
 /// The format that this fnbuild writes. A record of an older one is migrated, one of a newer one is refused.
@@ -51,6 +51,9 @@ pub struct NewVersion {
     pub base: Option<Digest>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entry: Option<EntryPoint>,
+    /// What the entry point takes, where its module shows that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<Vec<Parameter>>,
     #[serde(default)]
     pub settings: Settings,
     /// Who pushed it, where that is known.

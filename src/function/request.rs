@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{EntryPoint, NewVersion, Settings, SettingsPatch};
+use super::{EntryPoint, NewVersion, Parameter, Settings, SettingsPatch};
 use crate::oci::{Digest, Repository};
 
 /// The body of `POST /v1/functions/NAME/versions`.
@@ -17,6 +17,8 @@ pub struct VersionRequest {
     pub base: Option<Digest>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entry: Option<EntryPoint>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<Vec<Parameter>>,
     #[serde(default)]
     pub settings: SettingsPatch,
 }
@@ -24,7 +26,7 @@ pub struct VersionRequest {
 impl VersionRequest {
     /// The version that it asks for, with the settings that the patch came to.
     pub fn with_settings(&self, settings: Settings) -> NewVersion {
-        let Self { repository, digest, source, base, entry, .. } = self.clone();
-        NewVersion { repository, digest, source, base, entry, settings, author: None }
+        let Self { repository, digest, source, base, entry, parameters, .. } = self.clone();
+        NewVersion { repository, digest, source, base, entry, parameters, settings, author: None }
     }
 }

@@ -10,13 +10,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::function::EntryPoint;
+use crate::function::{EntryPoint, Parameter};
 use crate::image::Options;
 use crate::oci::Digest;
 use crate::source;
 
 /// Raised whenever the same input may give another image, so that no older entry is used.
-const BUILDER: &str = concat!("1 ", env!("CARGO_PKG_VERSION"));
+const BUILDER: &str = concat!("2 ", env!("CARGO_PKG_VERSION"));
 /// How long a registry is believed to go on as it has been seen to.
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 /// A file that changed less than this before it was hashed may have changed again within one tick of its time stamps.
@@ -31,6 +31,7 @@ pub(super) struct Cache(PathBuf);
 pub(super) struct Built {
     pub digest: Digest,
     pub entry: EntryPoint,
+    pub parameters: Option<Vec<Parameter>>,
 }
 
 /// A file's hash and everything that changes when its content does, as in git's index.
@@ -180,7 +181,7 @@ mod tests {
     fn a_damaged_entry_is_none() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::new(dir.path());
-        let built = Built { digest: Digest::of(b"image"), entry: EntryPoint::default() };
+        let built = Built { digest: Digest::of(b"image"), entry: EntryPoint::default(), parameters: None };
         cache.keep_built("key", &built);
         assert_eq!(cache.built("key").unwrap().digest, built.digest);
         std::fs::write(dir.path().join("cache/images/key"), b"{\"digest\":\"sha25").unwrap();

@@ -30,7 +30,7 @@ pub use packages::{Packages, PackagesReport, Resolved};
 pub use published::Published;
 pub use workshop::{Order, Workshop};
 
-use crate::function::EntryPoint;
+use crate::function::{EntryPoint, Parameter};
 use crate::image::{self, Base, Image, Layout};
 use crate::oci::{Descriptor, Digest, Repository, Tag};
 use crate::registry::Registry;
@@ -61,6 +61,8 @@ pub struct PushedImage {
     pub source: Digest,
     pub base: Digest,
     pub entry: EntryPoint,
+    /// See [`Source::parameters`].
+    pub parameters: Option<Vec<Parameter>>,
     /// The registry had this very image, under every tag that was asked for.
     pub unchanged: bool,
     /// Lowest first; empty where nothing changed.
@@ -90,7 +92,7 @@ pub async fn publish(
         }
     }
     let before = Before::of(&job.source);
-    let (path, from) = (job.source.clone(), job.from.clone());
+    let (path, from) = (job.source.clone(), for_base(&job.from, &base));
     let source = Arc::new(offload(move || Source::open(&path, &from)).await??);
     let code = image::code_layer(&source);
     // Both are one pass over the same bytes: together they take no longer than either.
@@ -127,7 +129,11 @@ pub async fn publish(
         published.times.insert(1, ("packages", prepared));
     }
     published.packages = packages;
-    let built = Built { digest: published.digest.clone(), entry: published.entry.clone() };
+    let built = Built {
+        digest: published.digest.clone(),
+        entry: published.entry.clone(),
+        parameters: published.parameters.clone(),
+    };
     cache.keep_built(&known.key(&source_digest), &built);
     published.times.push(("all", begun.elapsed()));
     Ok(published)
@@ -145,7 +151,7 @@ pub struct BuiltImage {
 /// Builds what `job` says, on a base that is on this machine, for somewhere else than a registry. Blocks.
 pub fn build(job: &Job) -> Result<BuiltImage, PublishError> {
     let base = Base::open(&Layout::open(job.data.join("bases"))?, &job.base)?;
-    let source = Arc::new(Source::open(&job.source, &job.from)?);
+    let source = Arc::new(Source::open(&job.source, &for_base(&job.from, &base))?);
     let mut packages = job.packages.clone();
     packages.options.max_unpacked = job.from.bounds.unpacked;
     let (upon, packages) = packages.put_upon(&base, &job.data, &source, &job.source)?;
@@ -156,6 +162,11 @@ pub fn build(job: &Job) -> Result<BuiltImage, PublishError> {
         image::build(&upon, &source, &code, &job.options)
     })?;
     Ok(BuiltImage { image, source, base: base.descriptor.digest, packages })
+}
+
+/// What the base's Python knows is what a source may be written in.
+fn for_base(options: &source::Options, base: &Base) -> source::Options {
+    source::Options { python: packages::python_of(base).or(options.python), ..options.clone() }
 }
 
 async fn open_base(registry: &Registry, job: &Job) -> Result<(Layout, Base), PublishError> {
@@ -186,7 +197,9 @@ impl Known<'_> {
 
     /// The image of this source, if it was built before and the registry still has it as it should.
     async fn unchanged(&self, source: &Digest, begun: Instant) -> Result<Option<PushedImage>, PublishError> {
-        let Some(Built { digest, entry }) = self.cache.built(&self.key(source)) else { return Ok(None) };
+        let Some(Built { digest, entry, parameters }) = self.cache.built(&self.key(source)) else {
+            return Ok(None);
+        };
         let (registry, repository) = (self.registry, &self.job.repository);
         let found = if self.job.tags.is_empty() {
             vec![registry.head_manifest(repository, &digest).await.map_err(|source| self.failed(source))?]
@@ -202,6 +215,7 @@ impl Known<'_> {
             source: source.clone(),
             base: self.base.descriptor.digest.clone(),
             entry,
+            parameters,
             unchanged: true,
             layers: Vec::new(),
             packages: None,

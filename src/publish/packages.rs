@@ -6,7 +6,7 @@ use super::PublishError;
 use crate::dependencies::{Cancel, Dependencies, Machine, Options, Places, Target, Wanted, lock_beside};
 use crate::image::Base;
 use crate::oci::Digest;
-use crate::source::Source;
+use crate::source::{self, Source};
 
 /// How a source's requirements are to be met.
 #[derive(Clone, Debug)]
@@ -85,6 +85,12 @@ impl Packages {
         let layer = dependencies.layer(&lock, target)?;
         Ok((layer.upon(base), Some(PackagesReport { resolved, packages, installed: layer.is_new })))
     }
+}
+
+/// The base's Python, where it says which it is.
+pub(super) fn python_of(base: &Base) -> Option<source::Version> {
+    let (major, minor, _) = Target::of(&base.name, &base.config).ok()?.python;
+    Some((major.try_into().ok()?, minor.try_into().ok()?))
 }
 
 /// Ends the work that somebody waited for.

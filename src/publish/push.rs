@@ -70,6 +70,7 @@ impl Push<'_> {
             source: source.digest()?.clone(),
             base: self.base.descriptor.digest.clone(),
             entry: source.entry_point().clone(),
+            parameters: source.parameters().map(<[_]>::to_vec),
             unchanged: false,
             layers,
             packages: None,

@@ -50,7 +50,7 @@ impl Workshop {
         let _turn = self.builds.acquire().await.map_err(|_| PublishError::Broken)?;
         let job = Job {
             source: order.source,
-            from: source::Options { entry: order.entry, bounds: self.bounds.clone() },
+            from: source::Options { entry: order.entry, bounds: self.bounds.clone(), python: None },
             base: order.base.unwrap_or_else(|| self.base.clone()),
             packages: Packages::of_this_process(&self.data),
             data: self.data.clone(),
@@ -65,6 +65,7 @@ impl Workshop {
             source: Some(pushed.source),
             base: Some(pushed.base),
             entry: Some(pushed.entry),
+            parameters: pushed.parameters,
             settings: order.settings,
         })
     }

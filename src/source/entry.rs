@@ -1,10 +1,11 @@
-//! The entry point: the module is there and names the function, before anything is built from it.
+//! The entry point: its module is there, parses, and defines the function, before anything is built from it.
 
 use std::io::Read;
 
+use super::python::{self, Binding, Version};
 use super::tree::{self, Content, Entry, Kind};
 use super::{Form, Source, SourceError};
-use crate::function::EntryPoint;
+use crate::function::{EntryPoint, Parameter};
 
 /// A module that is larger than this is taken as it is.
 const MAX_MODULE: u64 = 1 << 20;
@@ -15,8 +16,11 @@ pub(super) fn files(entry: &EntryPoint) -> [String; 2] {
     [format!("{path}/__init__.py"), format!("{path}.py")]
 }
 
-/// Refuses a source whose entry point is not there.
-pub(super) fn check(source: &Source) -> Result<(), SourceError> {
+/// Refuses a source whose entry point is not there. Gives what the function takes, where its module shows that.
+pub(super) fn check(
+    source: &Source,
+    version: Option<Version>,
+) -> Result<Option<Vec<Parameter>>, SourceError> {
     let files = files(&source.entry);
     let Some(entry) = files.iter().find_map(|file| tree::find(&source.entries, file)) else {
         let [_, file] = files;
@@ -34,14 +38,20 @@ pub(super) fn check(source: &Source) -> Result<(), SourceError> {
         ));
     };
     if size > MAX_MODULE {
-        return Ok(());
+        return Ok(None);
     }
-    // Text in another encoding is Python's to read: its first line may name one.
-    let Ok(text) = String::from_utf8(read(source, entry, size)?) else { return Ok(()) };
-    if may_define(&text, &source.entry.function) {
-        Ok(())
-    } else {
-        Err(SourceError::NoFunction { file: entry.path.to_string(), function: source.entry.function.clone() })
+    let broken = |error| SourceError::Syntax { file: entry.path.to_string(), error };
+    let bytes = read(source, entry, size)?;
+    let Ok(text) = std::str::from_utf8(&bytes) else {
+        return python::not_utf8(&bytes).map(|()| None).map_err(broken);
+    };
+    match python::read(text, &source.entry.function, version).map_err(broken)? {
+        Binding::Function(parameters) => Ok(Some(parameters)),
+        Binding::Something => Ok(None),
+        Binding::Nothing => Err(SourceError::NoFunction {
+            file: entry.path.to_string(),
+            function: source.entry.function.clone(),
+        }),
     }
 }
 
@@ -59,13 +69,6 @@ fn read(source: &Source, entry: &Entry, size: u64) -> Result<Vec<u8>, SourceErro
     }
 }
 
-/// Whether the module may bind the name: it has the word somewhere, or imports what it does not name. A module that
-/// binds it in a roundabout way must not be refused, so this errs on the side of the module.
-fn may_define(text: &str, name: &str) -> bool {
-    let mut words = text.split(|c: char| c != '_' && !c.is_alphanumeric());
-    words.any(|word| word == name) || text.lines().any(|line| line.trim_end().ends_with("import *"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::Options;
@@ -76,23 +79,19 @@ mod tests {
     }
 
     #[test]
-    fn every_way_to_bind_run_is_taken() {
-        for text in [
-            "def run(): pass",
-            "async def run(x, *args, y=1, **kwargs): return await x",
-            "@wraps\n@twice(3)\ndef run(x): ...",
-            "from handlers import main as run",
-            "from handlers import *",
-            "run = lambda: 1",
-            "a, run = 1, print",
-            "run: object = print",
-            "class run: pass",
-            "try:\n  from a import run\nexcept ImportError:\n  pass",
-            "if True:\n  pass\nelse:\n  def run(): pass",
-            "globals()['run'] = print",
-        ] {
-            check(text).unwrap_or_else(|error| panic!("{text}: {error}"));
-        }
+    fn what_the_function_takes_is_known() {
+        let source = check("def run(x, y=1): pass").unwrap();
+        assert_eq!(crate::function::signature(source.parameters().unwrap()), "x, y=1");
+        assert!(check("from handlers import *").unwrap().parameters().is_none());
+    }
+
+    #[test]
+    fn a_module_that_does_not_parse_is_refused() {
+        let error = check("def run(x)\n    return x\n").unwrap_err().to_string();
+        assert!(error.starts_with("func.py:1:11: "), "{error}");
+        // Nested as deep as a module can be that is read at all.
+        let deep = "[".repeat(MAX_MODULE as usize - 10);
+        assert!(check(&deep).unwrap_err().to_string().starts_with("func.py: more than 200 brackets"));
     }
 
     #[test]
@@ -103,9 +102,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_utf8_is_left_to_python() {
-        let latin = b"# -*- coding: latin-1 -*-\nx = '\xe9'\n".to_vec();
-        Source::from_module("func", latin.into(), &Options::default()).unwrap();
+    fn what_says_that_it_is_not_utf8_is_left_to_python() {
+        let latin = b"# -*- coding: latin-1 -*-\nx = '\xe9'\n";
+        let open = |bytes: &[u8]| Source::from_module("func", bytes.to_vec().into(), &Options::default());
+        open(latin).unwrap();
+        let error = open(&latin[26..]).unwrap_err().to_string();
+        assert!(error.starts_with("func.py:1:6: text that is not UTF-8"), "{error}");
     }
 
     #[test]

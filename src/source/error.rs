@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::names::escaped;
+use super::python::SyntaxError;
 use crate::function::InvalidEntryPoint;
 
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +34,8 @@ pub enum SourceError {
     NoModule { file: String, place: &'static str },
     #[error("{file} defines no {function}")]
     NoFunction { file: String, function: String },
+    #[error("{}{error}", escaped(file.as_bytes()))]
+    Syntax { file: String, error: Box<SyntaxError> },
     #[error("the file's name is no Python module")]
     ModuleName(#[from] InvalidEntryPoint),
     #[error("read the rules in {}", path.display())]
@@ -74,9 +77,13 @@ impl SourceError {
             Self::TooLarge { flag, .. } => Some(format!("{flag} raises the bound")),
             Self::TooMany { .. } => Some("--max-entries raises the bound".into()),
             Self::Bomb { .. } => Some("if that is meant, make the zip with less compression (zip -1)".into()),
-            Self::NoModule { .. } | Self::NoFunction { .. } => {
+            Self::NoModule { .. } => {
                 Some("write `def run(…)` in func.py, or name another with --entry module:function".into())
             }
+            Self::NoFunction { file, function } => Some(format!(
+                "write `def {function}(…)` in {file}, at its top level, or name another with --entry module:function"
+            )),
+            Self::Syntax { .. } => Some("Python could not import this: nothing was pushed".into()),
             Self::ModuleName(_) => {
                 Some("rename the file to letters, digits and _, for example my_function.py".into())
             }

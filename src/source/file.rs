@@ -6,7 +6,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::tree::{Content, Entry, Kind};
-use super::{Bounds, Form, Options, Source, SourceError, Store, entry};
+use super::{Bounds, Form, Options, Source, SourceError, Store};
 use crate::function::{EntryPoint, InvalidEntryPoint};
 
 /// The file's bytes, of which the kernel keeps in memory what it likes.
@@ -39,8 +39,5 @@ pub(super) fn open(stem: &str, bytes: Bytes, options: &Options) -> Result<Source
     let content = Content::Stored { at: 0..bytes.len(), crc: None };
     let kind = Kind::File { executable: false, size: bytes.len() as u64, content };
     let entries = vec![Entry { path: name.into(), kind }];
-    let store = Store::Bytes(bytes);
-    let source = Source { form: Form::File, entry, entries, store, digest: Default::default() };
-    entry::check(&source)?;
-    Ok(source)
+    Source::of(Form::File, entry, entries, Store::Bytes(bytes), options)
 }

@@ -21,9 +21,7 @@ pub(super) fn open(root: &Path, options: &Options) -> Result<Source, SourceError
     let top = tree::strip_top(&mut entries, &entry::files(&entry));
     tree::check(&entries)?;
     let store = Store::Folder(top.map_or_else(|| root.into(), |top| root.join(&*top)));
-    let source = Source { form: Form::Folder, entry, entries, store, digest: Default::default() };
-    entry::check(&source)?;
-    Ok(source)
+    Source::of(Form::Folder, entry, entries, store, options)
 }
 
 fn rules(root: &Path) -> Result<Gitignore, SourceError> {

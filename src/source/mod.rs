@@ -1,8 +1,8 @@
 //! What the user hands in, made safe: a zip, one `.py` file or a folder → [`Source`].
 //!
 //! What leaves this room can be trusted in shape: paths are relative, stay inside, are unique and agree with each other;
-//! links stay inside too; only files, folders and links are left; there is an entry point. Contents are not looked at
-//! yet, except for the entry point's module: whoever inflates them checks their sizes and CRCs on the way.
+//! links stay inside too; only files, folders and links are left; there is an entry point whose module parses. Other
+//! contents are not looked at yet: whoever inflates them checks their sizes and CRCs on the way.
 //!
 //! Nothing here writes anywhere, and nothing is allocated by a size or count that the input declares.
 
@@ -12,6 +12,7 @@ mod error;
 mod file;
 mod folder;
 mod names;
+mod python;
 mod tree;
 mod zip;
 
@@ -23,7 +24,7 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 
-use crate::function::EntryPoint;
+use crate::function::{EntryPoint, Parameter};
 use crate::oci::Digest;
 
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub(crate) use self::zip::writer as zip_writer;
 pub use bounds::Bounds;
 pub use error::SourceError;
 pub use names::escaped;
+pub use python::{SyntaxError, Version};
 pub use tree::{Content, Entry, Kind, Missing, missing_folders};
 
 /// What the user may say about a source beside its path.
@@ -39,6 +41,8 @@ pub struct Options {
     /// Instead of `func:run`, or of the file's own name and `run`.
     pub entry: Option<EntryPoint>,
     pub bounds: Bounds,
+    /// The Python that will run it: syntax that is newer is an error. `None` where that is not known yet.
+    pub python: Option<Version>,
 }
 
 /// Which of the three ways a source came in.
@@ -55,6 +59,7 @@ pub enum Form {
 pub struct Source {
     form: Form,
     entry: EntryPoint,
+    parameters: Option<Vec<Parameter>>,
     /// By path, part by part, so that a folder comes right before what is in it.
     entries: Vec<Entry>,
     store: Store,
@@ -98,6 +103,19 @@ impl Source {
         file::open(name, bytes, options)
     }
 
+    /// Of entries that were settled. Looks into the entry point's module.
+    fn of(
+        form: Form,
+        entry: EntryPoint,
+        entries: Vec<Entry>,
+        store: Store,
+        options: &Options,
+    ) -> Result<Self, SourceError> {
+        let mut source = Self { form, entry, parameters: None, entries, store, digest: OnceLock::new() };
+        source.parameters = entry::check(&source, options.python)?;
+        Ok(source)
+    }
+
     pub fn form(&self) -> Form {
         self.form
     }
@@ -105,6 +123,11 @@ impl Source {
     /// What answers a call.
     pub fn entry_point(&self) -> &EntryPoint {
         &self.entry
+    }
+
+    /// What it takes, in the order of the source; `None` where only the import could tell.
+    pub fn parameters(&self) -> Option<&[Parameter]> {
+        self.parameters.as_deref()
     }
 
     /// Sorted by path, part by part. Folders that are only implied by what is in them have no entry here: see

@@ -96,6 +96,7 @@ mod tests {
             source: None,
             base: None,
             entry: None,
+            parameters: None,
             settings: Default::default(),
             author: None,
         };

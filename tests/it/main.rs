@@ -3,6 +3,7 @@
 mod api;
 mod base;
 mod build;
+mod checks;
 mod cli;
 mod dependencies;
 mod etcd;

@@ -94,10 +94,10 @@ fn every_error_of_a_call_says_whose_it_is_and_what_to_do() {
     assert!(status == 500 && kind == "TypeError" && message.contains("unsupported operand"), "{message}");
 
     // Three errors of the source that only Python finds, and each is the function's own.
-    push(&server, "syntax", "x = 1\ndef run(:\n    pass\n", &[]);
+    push(&server, "syntax", "def run():\n    pass\nreturn 1\n", &[]);
     let (status, kind, message) = problem(server.call("syntax", &json!({})));
     assert!(status >= 500 && kind.contains("SyntaxError"), "{status} {kind} {message}");
-    assert!(message.contains("line 2"), "{message}");
+    assert!(message.contains("line 3"), "{message}");
     push(&server, "leaver", "import os\ndef run():\n    os._exit(7)\n", &[]);
     let (status, kind, message) = problem(server.call("leaver", &json!({})));
     assert!(status == 502 && kind == "ContainerDied" && message.contains("status 7"), "{message}");

@@ -14,6 +14,7 @@ pub fn image(seed: &str) -> NewVersion {
         source: Some(Digest::of(b"source")),
         base: None,
         entry: None,
+        parameters: None,
         settings: Default::default(),
         author: None,
     }

@@ -55,10 +55,7 @@ pub(super) fn open(bytes: Bytes, options: &Options) -> Result<Source, SourceErro
     let entry = options.entry.clone().unwrap_or_default();
     tree::strip_top(&mut entries, &entry::files(&entry));
     tree::check(&entries)?;
-    let source =
-        Source { form: Form::Zip, entry, entries, store: Store::Bytes(bytes), digest: Default::default() };
-    entry::check(&source)?;
-    Ok(source)
+    Source::of(Form::Zip, entry, entries, Store::Bytes(bytes), options)
 }
 
 /// Refuses too much by what is declared. Inflating later holds every entry to exactly that.

@@ -48,6 +48,7 @@ impl Images {
             source: None,
             base: None,
             entry: None,
+            parameters: None,
             settings,
             author: None,
         }
@@ -74,6 +75,7 @@ impl Images {
             source: None,
             base: Some(base.descriptor.digest),
             entry: None,
+            parameters: None,
             settings,
             author: None,
         }
