@@ -95,7 +95,7 @@ impl Payload {
             }
             Self::Content(content) => Pieces::Many(pump(content.clone())?),
         };
-        Ok(Outgoing { pieces, remaining, moved })
+        Ok(Outgoing { pieces, current: Bytes::new(), remaining, moved })
     }
 }
 
@@ -146,6 +146,8 @@ enum Pieces {
 /// A request's body with a known length.
 pub(super) struct Outgoing {
     pieces: Pieces,
+    /// What is left of a piece: it goes out [`PIECE`] by [`PIECE`], as what goes out counts as moved.
+    current: Bytes,
     remaining: u64,
     moved: Moved,
 }
@@ -157,11 +159,13 @@ impl Body for Outgoing {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let this = self.get_mut();
         let piece = match &mut this.pieces {
+            _ if !this.current.is_empty() => Some(Ok(std::mem::take(&mut this.current))),
             Pieces::One(bytes) => bytes.take().filter(|bytes| !bytes.is_empty()).map(Ok),
             Pieces::Many(receiver) => std::task::ready!(receiver.poll_recv(cx)),
         };
         Poll::Ready(match piece {
-            Some(Ok(bytes)) => {
+            Some(Ok(mut bytes)) => {
+                this.current = bytes.split_off(bytes.len().min(PIECE));
                 let Some(left) = this.remaining.checked_sub(bytes.len() as u64) else {
                     return Poll::Ready(Some(Err(changed())));
                 };

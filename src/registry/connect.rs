@@ -16,12 +16,17 @@ use http::Uri;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::{Access, Error};
+
+/// How much may wait in the kernel for the network. What it takes counts as moved: without a bound, megabytes would count
+/// at once, and a slow line would then look as if nothing moved for as long as it needs for them.
+const UNSENT: u32 = 256 << 10;
 
 /// Makes connections for hyper's pool.
 #[derive(Clone)]
@@ -122,6 +127,8 @@ async fn dial(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
         match tokio::time::timeout(limit, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 stream.set_nodelay(true)?;
+                // A kernel that does not know it does without.
+                let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
                 return Ok(stream);
             }
             Ok(Err(error)) => refused = refused.or(Some(error)),

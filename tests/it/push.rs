@@ -4,17 +4,18 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fnbuild::image::{Image, LayerWriter, Layout, Level};
 use fnbuild::oci::{Digest, ImageConfig, Platform, Repository, Tag};
 use fnbuild::publish::{Arrival, Job, Meter, PublishError, PushedImage, publish};
-use fnbuild::registry::{Access, Patience, Registry};
+use fnbuild::registry::{Access, Login, Patience, Registry, Secret};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::faulty::{Fault, Proxy};
-use crate::support::registry::{DockerRegistry, PASSWORD, USER, free_address};
-use crate::support::{fnbuild, run, run_failing};
+use crate::support::registry::{DockerRegistry, PASSWORD, TokenServer, USER, free_address};
+use crate::support::{fnbuild, run, run_failing, wait_until};
 
 const BASE: &str = "python3.11-flask2.3";
 const ADD: &str = "def run(x, y):\n    return x + y\n";
@@ -83,7 +84,7 @@ impl Home {
     }
 
     async fn publish(&self, host: &str, repository: &str) -> Result<PushedImage, PublishError> {
-        let patience = Patience { backoff: std::time::Duration::from_millis(5), ..Patience::default() };
+        let patience = Patience { backoff: Duration::from_millis(5), ..Patience::default() };
         let registry = Registry::new(host, Access { patience, ..Access::default() }).unwrap();
         publish(&registry, &self.job(repository), &Arc::new(Meter::default())).await
     }
@@ -240,6 +241,54 @@ async fn a_push_gets_through_errors_broken_connections_and_lost_uploads() {
     .await;
     let pushed = home.publish(&proxy.host(), "fn/add").await.unwrap();
     assert_whole(&server, "fn/add", &pushed.digest).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_push_keeps_to_two_connections() {
+    let (home, server) = (Home::new(), DockerRegistry::start());
+    let proxy = Proxy::before(server.address, |_, _| None).await;
+    home.push(&proxy.host());
+    home.write("func.py", "def run():\n    return 2\n");
+    let before = proxy.connections();
+    home.push(&proxy.host());
+    assert_eq!(proxy.connections() - before, 2, "layer and config side by side");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_was_killed_is_whole_when_it_is_done_again() {
+    let (home, server) = (Home::new(), DockerRegistry::start());
+    for victim in ["/fn/func/blobs/uploads/", "/fnbuild/base/blobs/uploads/", "/manifests/"] {
+        home.write("func.py", &format!("def run():\n    return {victim:?}\n"));
+        let proxy =
+            Proxy::before(server.address, move |seen, _| seen.is("PUT", victim).then_some(Fault::Deaf));
+        let proxy = proxy.await;
+        let mut push = home.fnbuild(&proxy.host());
+        let mut push = push.args(["push", "func.py", "--image-only"]).spawn().unwrap();
+        wait_until("the push to be in the middle", Duration::from_secs(30), || {
+            proxy.seen().iter().any(|seen| seen.is("PUT", victim))
+        });
+        push.kill().unwrap();
+        push.wait().unwrap();
+        let report = home.push(&server.host());
+        assert_whole(&server, "fn/func", &report["digest"].as_str().unwrap().parse().unwrap()).await;
+        // The next victim is to find nothing there again.
+        std::fs::remove_dir_all(server.dir.path().join("data/docker")).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_wants_tokens_gets_a_whole_image() {
+    let tokens = TokenServer::start().await;
+    let (home, server) = (Home::new(), DockerRegistry::with_tokens(&tokens));
+    let login = Login::Password { user: USER.into(), password: Secret::new(PASSWORD) };
+    let registry = Registry::with_login(&server.host(), Access::default(), login).unwrap();
+    for (repository, arrival) in [("fn/add", Arrival::Uploaded), ("fn/second", Arrival::Mounted)] {
+        let pushed = publish(&registry, &home.job(repository), &Arc::new(Meter::default())).await.unwrap();
+        assert_eq!(arrivals(&pushed)[0], arrival);
+        let repository = repository.parse().unwrap();
+        let found = registry.head_manifest(&repository, &Tag::latest()).await.unwrap().unwrap();
+        assert_eq!(found.digest, pushed.digest);
+    }
 }
 
 #[test]

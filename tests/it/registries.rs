@@ -215,6 +215,18 @@ async fn patience_has_an_end() {
 }
 
 #[tokio::test]
+async fn patience_ends_by_the_clock_too() {
+    let server = DockerRegistry::start();
+    let proxy = Proxy::before(server.address, |_, _| Some(Fault::Answer(500, vec![], "no"))).await;
+    let mut patient = access();
+    (patient.patience.attempts, patient.patience.total) = (u32::MAX, Duration::from_millis(200));
+    let registry = Registry::new(&proxy.host(), patient).unwrap();
+    let failed = registry.begin_upload(&repository("fn/add")).await.unwrap_err();
+    assert!(matches!(failed, Error::Status { .. }), "{failed}");
+    assert!(proxy.seen().len() > 1);
+}
+
+#[tokio::test]
 async fn a_blob_begins_anew_when_the_connection_breaks_or_the_upload_is_lost() {
     let server = DockerRegistry::start();
     let proxy = Proxy::before(server.address, |seen, before| match (seen.method.as_str(), before) {
@@ -264,6 +276,20 @@ async fn redirects_are_followed_without_credentials_and_not_for_ever() {
     assert!(storage.seen().iter().all(|seen| seen.authorization.is_none()));
     let endless = registry.head_manifest(&repository("around"), &Tag::latest()).await.unwrap_err();
     assert!(endless.to_string().contains("redirects"), "{endless}");
+}
+
+#[tokio::test]
+async fn an_upload_that_is_redirected_takes_its_bytes_along() {
+    let server = DockerRegistry::start();
+    let proxy = Proxy::before(server.address, |seen, _| {
+        let around = seen.path.replace("/v2/fn/add/", "/v2/fn/moved/");
+        (seen.path != around && matches!(seen.method.as_str(), "POST" | "PUT"))
+            .then(|| Fault::Answer(308, vec![("location", around)], ""))
+    })
+    .await;
+    let (registry, layer) = (open(&proxy.host()), large());
+    registry.push_blob(&repository("fn/add"), blob(layer.clone()), None).await.unwrap();
+    assert_eq!(fetched(&registry, &repository("fn/moved"), &layer).await.unwrap(), layer);
 }
 
 #[tokio::test]
@@ -337,6 +363,25 @@ async fn corrupt_blobs_and_manifests_are_never_used() {
 }
 
 #[tokio::test]
+async fn a_manifest_under_another_digest_than_its_own_is_an_error() {
+    let server = DockerRegistry::start();
+    let repository = repository("fn/add");
+    let direct = open(&server.host());
+    let bytes = image(&direct, &repository, b"layer").await;
+    let pushed = direct.push_manifest(&repository, &Tag::latest(), media_type::MANIFEST, bytes).await;
+    let wrong = Digest::of(b"something else").to_string();
+    let proxy = Proxy::before(server.address, move |_, _| {
+        Some(Fault::Header("docker-content-digest", wrong.clone()))
+    })
+    .await;
+    let registry = open(&proxy.host());
+    let by_tag = registry.pull_manifest(&repository, &Tag::latest()).await.unwrap_err();
+    assert!(matches!(by_tag, Error::DigestMismatch { .. }), "{by_tag}");
+    let by_digest = registry.pull_manifest(&repository, &pushed.unwrap()).await.unwrap_err();
+    assert!(matches!(by_digest, Error::DigestMismatch { .. }), "{by_digest}");
+}
+
+#[tokio::test]
 async fn a_truncated_download_goes_on_from_there() {
     let server = DockerRegistry::start();
     let (repository, layer) = (repository("fn/add"), large());
@@ -364,6 +409,25 @@ async fn a_stalled_transfer_ends_and_a_slow_one_does_not() {
     assert!(matches!(failed, Error::Stalled { .. }), "{failed}");
     let slow = Proxy::before(server.address, |_, _| Some(Fault::Slow(Duration::from_millis(2)))).await;
     assert_eq!(fetched(&through(&slow), &repository, &layer).await.unwrap(), layer);
+}
+
+#[tokio::test]
+async fn a_stalled_upload_ends_and_a_slow_one_does_not() {
+    let server = DockerRegistry::start();
+    let mut impatient = access();
+    impatient.patience.idle = Duration::from_secs(1);
+    impatient.patience.attempts = 1;
+    let through = |proxy: &Proxy| Registry::new(&proxy.host(), impatient.clone()).unwrap();
+    let repository = repository("fn/add");
+    let deaf = Proxy::before(server.address, |seen, _| (seen.method == "PUT").then_some(Fault::Deaf)).await;
+    let failed = through(&deaf).push_blob(&repository, blob(large()), None).await.unwrap_err();
+    assert!(matches!(failed, Error::Stalled { .. }), "{failed}");
+    // Takes twice as long as anything may stand still.
+    let much: Vec<u8> = large().repeat(4);
+    let slow =
+        Proxy::before(server.address, |seen, _| (seen.method == "PUT").then_some(Fault::Sip(8 << 20))).await;
+    through(&slow).push_blob(&repository, blob(much.clone()), None).await.unwrap();
+    assert!(through(&slow).has_blob(&repository, &Digest::of(&much), much.len() as u64).await.unwrap());
 }
 
 /// Content that claims more than it has.

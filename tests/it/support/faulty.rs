@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 
 type Body = BoxBody<Bytes, io::Error>;
 
@@ -39,6 +40,10 @@ pub enum Fault {
     Answer(u16, Vec<(&'static str, String)>, &'static str),
     /// The connection ends after so many bytes of the request's body, without an answer.
     Hangup(usize),
+    /// The request's body is never read, and there is never an answer.
+    Deaf,
+    /// The request's body is read no faster than this, in bytes a second.
+    Sip(usize),
     /// The request reaches the registry, its answer is lost.
     LoseAnswer,
     /// The answer's body ends after so many bytes.
@@ -61,6 +66,7 @@ type Plan = dyn Fn(&Seen, usize) -> Option<Fault> + Send + Sync;
 pub struct Proxy {
     pub address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
+    connections: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -69,7 +75,7 @@ impl Proxy {
         registry: SocketAddr,
         plan: impl Fn(&Seen, usize) -> Option<Fault> + Send + Sync + 'static,
     ) -> Self {
-        let client: Client<_, Incoming> = Client::builder(TokioExecutor::new())
+        let client: Client<_, Body> = Client::builder(TokioExecutor::new())
             .build(hyper_util::client::legacy::connect::HttpConnector::new());
         let plan: Arc<Plan> = Arc::new(plan);
         Self::serve(move |request, seen, before| {
@@ -94,12 +100,18 @@ impl Proxy {
         F: Fn(Request<Incoming>, Seen, usize) -> A + Clone + Send + Sync + 'static,
         A: Future<Output = io::Result<Response<Body>>> + Send,
     {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        // A small buffer, so that what a slow reader has not taken is still on the other side.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(64 << 10).unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(128).unwrap();
         let address = listener.local_addr().unwrap();
         let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
-        let log = seen.clone();
+        let connections: Arc<AtomicUsize> = Arc::default();
+        let (log, accepted) = (seen.clone(), connections.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                accepted.fetch_add(1, Ordering::Relaxed);
                 let (log, answer) = (log.clone(), answer.clone());
                 let service = hyper::service::service_fn(move |request: Request<Incoming>| {
                     let (log, answer) = (log.clone(), answer.clone());
@@ -117,7 +129,7 @@ impl Proxy {
                 tokio::spawn(connection.serve_connection(TokioIo::new(stream), service));
             }
         });
-        Self { address, seen }
+        Self { address, seen, connections }
     }
 
     pub fn host(&self) -> String {
@@ -126,6 +138,11 @@ impl Proxy {
 
     pub fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
+    }
+
+    /// How often somebody connected.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     pub fn count(&self, method: &str, part: &str) -> usize {
@@ -151,7 +168,7 @@ fn kind(seen: &Seen) -> (String, &'static str) {
 }
 
 async fn misbehave(
-    client: Client<hyper_util::client::legacy::connect::HttpConnector, Incoming>,
+    client: Client<hyper_util::client::legacy::connect::HttpConnector, Body>,
     registry: SocketAddr,
     mut request: Request<Incoming>,
     fault: Option<Fault>,
@@ -170,8 +187,14 @@ async fn misbehave(
             }
             return Err(lost());
         }
+        Some(Fault::Deaf) => std::future::pending().await,
         _ => {}
     }
+    let sip = match fault {
+        Some(Fault::Sip(rate)) => Some(rate),
+        _ => None,
+    };
+    let mut request = request.map(|body| slowed(body, sip));
     let path = request.uri().to_string();
     *request.uri_mut() = format!("http://{registry}{path}").parse().unwrap();
     let mut response = client.request(request).await.map_err(io::Error::other)?;
@@ -198,6 +221,18 @@ async fn misbehave(
             Ok(Response::from_parts(head, spoil(body, fault)))
         }
     }
+}
+
+/// A request's body on its way to the registry, `rate` bytes a second or as fast as it comes.
+fn slowed(body: Incoming, rate: Option<usize>) -> Body {
+    let Some(rate) = rate else { return body.map_err(io::Error::other).boxed() };
+    let pieces = futures_util::stream::unfold(body, move |mut body| async move {
+        let frame = body.frame().await?.map_err(io::Error::other);
+        let taken = frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
+        tokio::time::sleep(Duration::from_secs_f64(taken as f64 / rate as f64)).await;
+        Some((frame, body))
+    });
+    BodyExt::boxed(StreamBody::new(pieces))
 }
 
 fn spoil(body: Incoming, fault: Option<Fault>) -> Body {
