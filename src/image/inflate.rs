@@ -2,11 +2,13 @@
 //!
 //! Inflating is most of the work and entries do not depend on each other. So each worker takes every n-th batch of
 //! entries and sends its tar bytes through a short queue of its own; this thread empties the queues in turn, which is the
-//! order of the tar, and hashes. A large entry flows through the queue as it is inflated: nothing is ever whole in memory.
+//! order of the tar, hashes, and gives the buffers back. A large entry flows through the queue as it is inflated: nothing
+//! is ever whole in memory. There is a thread for each core and no more, the hashing one counted: what is pushed is being
+//! uploaded meanwhile, to a registry that may be on this machine.
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use bytes::Bytes;
 use crc32fast::Hasher as Crc;
@@ -25,16 +27,16 @@ const QUEUE: usize = 4;
 const BATCH_BYTES: u64 = 512 << 10;
 const BATCH_ENTRIES: usize = 256;
 /// More workers than this would wait for the one that hashes.
-const MAX_WORKERS: usize = 4;
+const MAX_WORKERS: usize = 3;
 
 /// Inflates and checks every entry of a zip. The first entry, in the tar's order, that is not what the zip's directory
 /// says is the error.
 pub(super) fn diff_id(source: &Arc<Source>) -> Result<Digest, SourceError> {
     let batches = batches(source.entries());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let workers = cores.min(MAX_WORKERS).min(batches.len());
+    let workers = (cores - 1).min(MAX_WORKERS).min(batches.len().saturating_sub(1));
     let mut hasher = Hasher::sha256();
-    if workers < 2 {
+    if workers == 0 {
         let mut worker = Worker::new(source, |buffer: &mut Vec<u8>| {
             hasher.update(buffer);
             buffer.clear();
@@ -76,17 +78,27 @@ fn in_parallel(
     hasher: &mut Hasher,
 ) -> Result<(), SourceError> {
     std::thread::scope(|scope| {
-        let queues: Vec<Receiver<Message>> = (0..workers)
-            .map(|first| {
+        let (empty, emptied): (Vec<Sender<_>>, Vec<Receiver<_>>) = (0..workers).map(|_| channel()).unzip();
+        let queues: Vec<Receiver<Message>> = emptied
+            .into_iter()
+            .enumerate()
+            .map(|(first, emptied)| {
                 let (sender, receiver) = sync_channel(QUEUE);
-                scope.spawn(move || work(source, batches.iter().skip(first).step_by(workers), &sender));
+                let ends = Ends { sender, emptied };
+                scope.spawn(move || work(source, batches.iter().skip(first).step_by(workers), &ends));
                 receiver
             })
             .collect();
-        for queue in (0..batches.len()).zip(queues.iter().cycle()).map(|(_, queue)| queue) {
+        for (queue, empty) in (0..batches.len()).zip(queues.iter().zip(&empty).cycle()).map(|(_, ends)| ends)
+        {
             loop {
                 match queue.recv() {
-                    Ok(Message::Tar(bytes)) => hasher.update(&bytes),
+                    Ok(Message::Tar(mut bytes)) => {
+                        hasher.update(&bytes);
+                        bytes.clear();
+                        // A worker that has ended needs it no more.
+                        let _ = empty.send(bytes);
+                    }
                     Ok(Message::EndOfBatch) => break,
                     Ok(Message::Failed(error)) => return Err(error),
                     // A worker ends early only by panicking, which the scope passes on.
@@ -99,13 +111,17 @@ fn in_parallel(
     })
 }
 
-fn work<'a>(
-    source: &Arc<Source>,
-    batches: impl Iterator<Item = &'a Range<usize>>,
-    sender: &SyncSender<Message>,
-) {
+/// A worker's ends of its two queues: full buffers out, empty ones back.
+struct Ends {
+    sender: SyncSender<Message>,
+    emptied: Receiver<Vec<u8>>,
+}
+
+fn work<'a>(source: &Arc<Source>, batches: impl Iterator<Item = &'a Range<usize>>, ends: &Ends) {
+    let sender = &ends.sender;
     let mut worker = Worker::new(source, |buffer: &mut Vec<u8>| {
-        let full = std::mem::replace(buffer, Vec::with_capacity(BUFFER));
+        let empty = ends.emptied.try_recv().unwrap_or_else(|_| Vec::with_capacity(BUFFER));
+        let full = std::mem::replace(buffer, empty);
         sender.send(Message::Tar(full)).map_err(|_| Stop::Unwanted)
     });
     for batch in batches {

@@ -114,6 +114,9 @@ pub async fn publish(
         return Ok(done);
     }
     let hashed = begun.elapsed();
+    // The longest of all, and it waits neither for packages nor for the upload. `build` finds it done, or waits for it.
+    let checking = code.clone();
+    drop(tokio::task::spawn_blocking(move || checking.diff_id()));
     let (upon, packages) = {
         let (base, source, mut job) = (base.clone(), source.clone(), job.clone());
         job.packages.options.max_unpacked = job.from.bounds.unpacked;
