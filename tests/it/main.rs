@@ -10,6 +10,7 @@ mod etcd;
 mod export;
 mod gateway;
 mod house;
+mod memory;
 mod packages;
 mod push;
 mod registries;
