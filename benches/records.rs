@@ -29,6 +29,7 @@ fn record(number: u64) -> FunctionRecord {
         parameters: None,
         settings: Default::default(),
         author: None,
+        deployment: None,
     };
     FunctionRecord::first(name(number), image, "2026-11-23T00:00:00Z".into())
 }

@@ -74,6 +74,21 @@ impl Changes {
         .await
     }
 
+    /// An image that is in the registry becomes a version with these settings and no others. `update`: only of a
+    /// function that is there.
+    pub async fn deploy(
+        &self,
+        name: &FunctionName,
+        image: &NewVersion,
+        update: bool,
+    ) -> Result<Changed, ApiError> {
+        self.advance(name, |before| match before {
+            None if update => Err(ApiError::NoFunction { name: name.clone() }),
+            _ => Ok(image.clone()),
+        })
+        .await
+    }
+
     /// A new version of the current image, with other settings.
     pub async fn configure(&self, name: &FunctionName, patch: &SettingsPatch) -> Result<Changed, ApiError> {
         self.adjust(name, |settings| Ok(patch.apply(settings)?)).await

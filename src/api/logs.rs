@@ -7,12 +7,15 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
 use http::header;
 use serde::Deserialize;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Api, ApiError, LogLine};
 use crate::function::FunctionName;
-use crate::replica::LogQuery;
+use crate::replica::{self, LogQuery};
 
 #[derive(Deserialize)]
 pub struct Which {
@@ -32,14 +35,31 @@ pub async fn logs(
     api.changes.get(&name).await?;
     let since = which.since.as_deref().map(since).transpose()?;
     let lines = api.replicas.logs(&name, LogQuery { tail: which.tail, since, follow: which.follow });
-    let lines = futures_util::stream::unfold(lines, async |mut lines| {
-        let line = lines.recv().await?.map_err(std::io::Error::other).and_then(|line| json(&line));
-        Some((line, lines))
-    });
+    let lines = ndjson(lines, |line| Some(json(line)));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
 }
 
-fn since(text: &str) -> Result<jiff::Timestamp, ApiError> {
+/// Each line as `json` has it; none where that gives none.
+pub fn ndjson(
+    lines: mpsc::Receiver<Result<replica::LogLine, replica::Error>>,
+    json: impl Fn(&replica::LogLine) -> Option<serde_json::Result<Vec<u8>>> + Send + 'static,
+) -> impl Stream<Item = std::io::Result<Bytes>> + Send {
+    let written = move |line: Result<replica::LogLine, replica::Error>| {
+        let line = match line {
+            Ok(line) => json(&line)?,
+            Err(error) => return Some(Err(std::io::Error::other(error))),
+        };
+        let ended = |mut bytes: Vec<u8>| {
+            bytes.push(b'\n');
+            Bytes::from(bytes)
+        };
+        Some(line.map(ended).map_err(std::io::Error::other))
+    };
+    ReceiverStream::new(lines).filter_map(move |line| std::future::ready(written(line)))
+}
+
+/// RFC 3339, or how many seconds ago.
+pub fn since(text: &str) -> Result<jiff::Timestamp, ApiError> {
     let ago = || {
         let seconds = Duration::try_from_secs_f64(text.parse().ok()?).ok()?;
         jiff::Timestamp::now().checked_sub(seconds).ok()
@@ -49,16 +69,13 @@ fn since(text: &str) -> Result<jiff::Timestamp, ApiError> {
     text.parse().ok().or_else(ago).ok_or_else(refused)
 }
 
-fn json(line: &crate::replica::LogLine) -> std::io::Result<Bytes> {
-    let line = LogLine {
+fn json(line: &replica::LogLine) -> serde_json::Result<Vec<u8>> {
+    serde_json::to_vec(&LogLine {
         time: line.time.to_string(),
         version: line.version,
         replica: line.replica.clone(),
         stream: line.stream.clone(),
         call: line.call.clone(),
         text: line.text.clone(),
-    };
-    let mut bytes = serde_json::to_vec(&line)?;
-    bytes.push(b'\n');
-    Ok(bytes.into())
+    })
 }

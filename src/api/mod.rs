@@ -9,6 +9,7 @@ mod functions;
 mod guard;
 mod health;
 mod logs;
+mod openfaas;
 pub mod secrets;
 mod upload;
 
@@ -77,6 +78,7 @@ pub fn management(api: Arc<Api>) -> Router {
         .route("/v1/functions/{name}/scale", post(functions::scale))
         .route("/v1/functions/{name}/logs", get(logs::logs))
         .route("/v1/functions/{name}/exec", post(exec::exec))
+        .merge(openfaas::routes())
         .fallback(functions::nothing)
         .layer(DefaultBodyLimit::max(LARGEST_JSON))
         .with_state(api)

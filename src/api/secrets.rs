@@ -10,7 +10,9 @@ use axum::routing::get;
 use axum::{Json, Router};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
 use http::StatusCode;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
@@ -71,33 +73,33 @@ async fn list(State(secrets): State<Arc<Secrets>>) -> Result<Response, Refusal> 
     Ok(Json(named).into_response())
 }
 
-async fn create(
-    State(secrets): State<Arc<Secrets>>,
-    Json(written): Json<SecretWritten>,
-) -> Result<StatusCode, Refusal> {
+async fn create(State(secrets): State<Arc<Secrets>>, body: Bytes) -> Result<StatusCode, Refusal> {
+    let written: SecretWritten = read(&body)?;
     let value = written.bytes().ok_or(Refusal::NoValue)?;
     secrets.create(&written.name, &value).await?;
     Ok(StatusCode::CREATED)
 }
 
-async fn replace(
-    State(secrets): State<Arc<Secrets>>,
-    Json(written): Json<SecretWritten>,
-) -> Result<StatusCode, Refusal> {
+async fn replace(State(secrets): State<Arc<Secrets>>, body: Bytes) -> Result<StatusCode, Refusal> {
+    let written: SecretWritten = read(&body)?;
     let value = written.bytes().ok_or(Refusal::NoValue)?;
     secrets.replace(&written.name, &value).await?;
     Ok(StatusCode::OK)
 }
 
-async fn delete(
-    State(secrets): State<Arc<Secrets>>,
-    Json(named): Json<SecretNamed>,
-) -> Result<StatusCode, Refusal> {
+async fn delete(State(secrets): State<Arc<Secrets>>, body: Bytes) -> Result<StatusCode, Refusal> {
+    let named: SecretNamed = read(&body)?;
     secrets.delete(&named.name).await?;
     Ok(StatusCode::OK)
 }
 
+/// Whatever type the body claims: OpenFaaS's clients name none.
+fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(Refusal::Body)
+}
+
 enum Refusal {
+    Body(serde_json::Error),
     NoValue,
     Secret(SecretError),
 }
@@ -111,6 +113,7 @@ impl From<SecretError> for Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (status, error_type) = match &self {
+            Self::Body(_) => (StatusCode::BAD_REQUEST, "InvalidRequest"),
             Self::NoValue => (StatusCode::BAD_REQUEST, "NoValue"),
             Self::Secret(SecretError::NotFound { .. }) => (StatusCode::NOT_FOUND, "NotFound"),
             Self::Secret(SecretError::Exists { .. }) => (StatusCode::CONFLICT, "Conflict"),
@@ -122,6 +125,7 @@ impl IntoResponse for Refusal {
             Self::Secret(_) => (StatusCode::INTERNAL_SERVER_ERROR, "Secret"),
         };
         let (error_message, hint) = match &self {
+            Self::Body(error) => (format!("the body cannot be read: {error}"), None),
             Self::NoValue => ("neither a value nor a rawValue in base64 is given".into(), None),
             Self::Secret(error) => (error.to_string(), error.hint()),
         };

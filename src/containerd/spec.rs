@@ -113,6 +113,7 @@ impl RuntimeSpec {
     }
 
     fn mounts(&self) -> Vec<Value> {
+        const EMPTY: [&str; 6] = ["nosuid", "noexec", "nodev", "ro", "mode=0555", "size=4k"];
         let mount = |to: &str, kind: &str, options: &[&str]| json!({ "destination": to, "type": kind, "source": kind, "options": options });
         let tmp = format!("size={}", self.limits.tmp_bytes);
         let mut mounts = vec![
@@ -124,7 +125,9 @@ impl RuntimeSpec {
             mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
             mount("/tmp", "tmpfs", &["nosuid", "nodev", "mode=1777", &tmp]),
             // Empty: a place for others to be put over.
-            mount("/run/secrets", "tmpfs", &["nosuid", "noexec", "nodev", "ro", "mode=0555", "size=4k"]),
+            mount("/run/secrets", "tmpfs", &EMPTY),
+            // Where OpenFaaS's functions look.
+            mount("/var/openfaas/secrets", "tmpfs", &EMPTY),
         ];
         mounts.extend(self.mounts.iter().map(BindMount::json));
         mounts

@@ -1,5 +1,6 @@
 //! A function as data: its name, entry point, settings, versions and record. No input or output.
 
+mod deployment;
 mod entry;
 mod name;
 mod parameter;
@@ -9,6 +10,7 @@ mod request;
 mod settings;
 mod target;
 
+pub use deployment::{Deployment, NAMESPACE, Resources};
 pub use entry::{EntryPoint, InvalidEntryPoint};
 pub use name::{FunctionName, InvalidName};
 pub use parameter::{Parameter, ParameterKind, signature};

@@ -36,8 +36,8 @@ pub struct SettingsPatch {
     pub annotations: BTreeMap<String, Option<String>>,
 }
 
-/// Below this no Python starts, and the kernel refuses some values altogether.
-const LEAST_MEMORY: Memory = Memory(16 << 20);
+/// No Python starts with so little, but other images are content with it; of some values below, the kernel wants none.
+const LEAST_MEMORY: Memory = Memory(4 << 20);
 /// Linux keeps arguments and environment together in a bounded space; a variable has 128 KiB at most.
 const LONGEST_VARIABLE: usize = 128 << 10;
 
@@ -88,7 +88,7 @@ fn check(settings: &Settings) -> Result<(), InvalidSetting> {
         }
     }
     if settings.memory < LEAST_MEMORY {
-        return refuse(settings.memory.to_string(), "enough memory (at least 16Mi)");
+        return refuse(settings.memory.to_string(), "enough memory (at least 4Mi)");
     }
     if settings.cpu_millis < 10 {
         return refuse(format!("{}m", settings.cpu_millis), "enough CPU (at least 0.01)");

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{EntryPoint, FunctionName, Parameter, Settings};
+use super::{Deployment, EntryPoint, FunctionName, Parameter, Settings};
 use crate::oci::{Digest, Repository};
 
 /// The format that this fnbuild writes. A record of an older one is migrated, one of a newer one is refused.
@@ -59,6 +59,9 @@ pub struct NewVersion {
     /// Who pushed it, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub author: Option<String>,
+    /// Where an OpenFaaS client deployed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployment: Option<Deployment>,
 }
 
 impl FunctionRecord {

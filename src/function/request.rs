@@ -27,6 +27,7 @@ impl VersionRequest {
     /// The version that it asks for, with the settings that the patch came to.
     pub fn with_settings(&self, settings: Settings) -> NewVersion {
         let Self { repository, digest, source, base, entry, parameters, .. } = self.clone();
-        NewVersion { repository, digest, source, base, entry, parameters, settings, author: None }
+        let (author, deployment) = (None, None);
+        NewVersion { repository, digest, source, base, entry, parameters, settings, author, deployment }
     }
 }

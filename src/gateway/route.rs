@@ -3,7 +3,7 @@
 use http::Uri;
 use http::uri::PathAndQuery;
 
-use crate::function::Target;
+use crate::function::{NAMESPACE, Target};
 
 const PREFIX: &str = "/function/";
 
@@ -18,6 +18,8 @@ pub fn route(uri: &Uri) -> Option<(Target, PathAndQuery)> {
     let rest = whole.strip_prefix(PREFIX)?;
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (name, rest) = rest.split_at(end);
+    // OpenFaaS's clients may name the namespace too: `add.openfaas-fn`. No name has a dot of its own.
+    let name = name.strip_suffix(NAMESPACE).and_then(|name| name.strip_suffix('.')).unwrap_or(name);
     let target = name.parse().ok()?;
     let path = match rest.as_bytes().first() {
         Some(b'/') => rest.parse(),
@@ -39,12 +41,21 @@ mod tests {
             ("/function/add?x=1", "add", "/?x=1"),
             ("/function/add/a//b/%2e%2e?x=/", "add", "/a//b/%2e%2e?x=/"),
             ("/function/add@3/x", "add@3", "/x"),
+            ("/function/add.openfaas-fn/x", "add", "/x"),
         ] {
             let (found, rest) = route(&uri.parse().unwrap()).unwrap();
             assert_eq!((found.to_string().as_str(), rest.as_str()), (target, path));
         }
-        for uri in ["/function/", "/function", "/", "/function/Add", "/function/a%64d", "/function/add@", "*"]
-        {
+        for uri in [
+            "/function/",
+            "/function",
+            "/",
+            "/function/Add",
+            "/function/a%64d",
+            "/function/add@",
+            "/function/add.other",
+            "*",
+        ] {
             assert!(route(&uri.parse().unwrap()).is_none(), "{uri}");
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::dependencies::DependencyError;
 use crate::image::ImageError;
-use crate::oci::{Digest, Tag};
+use crate::oci::{Digest, InvalidReference, Tag};
 use crate::registry;
 use crate::source::SourceError;
 
@@ -20,6 +20,12 @@ pub enum PublishError {
     NoBase { name: String, registry: String },
     #[error("fetch the base {what}")]
     Fetch { what: String, source: Box<registry::Error> },
+    #[error(transparent)]
+    Reference(#[from] InvalidReference),
+    #[error("there is no image {image}")]
+    NoImage { image: String },
+    #[error("take the image {image}")]
+    Adopt { image: String, source: Box<registry::Error> },
     #[error("{to} still lacks blobs of {digest} after they were all uploaded")]
     StillIncomplete { to: String, digest: Digest },
     #[error("{to} acknowledged the tag {tag} and does not have it")]
@@ -43,8 +49,11 @@ impl PublishError {
         match self {
             Self::Source(error) | Self::Image(ImageError::Source(error)) => blame_of_source(error),
             Self::Dependencies(error) if error.is_of_the_source() => Blame::Source,
+            Self::Reference(_) | Self::NoImage { .. } => Blame::Source,
+            Self::Adopt { source, .. } if is_refusal(source) => Blame::Source,
             Self::Push { .. }
             | Self::Fetch { .. }
+            | Self::Adopt { .. }
             | Self::StillIncomplete { .. }
             | Self::TagForgotten { .. } => Blame::Registry,
             Self::Image(_) | Self::Dependencies(_) | Self::NoBase { .. } | Self::Broken => Blame::Machine,
@@ -57,16 +66,28 @@ impl PublishError {
             Self::Source(error) => error.hint(),
             Self::Image(error) => error.hint(),
             Self::Dependencies(error) => error.hint(),
-            Self::Push { source, .. } | Self::Fetch { source, .. } => source.hint(),
+            Self::Push { source, .. } | Self::Fetch { source, .. } | Self::Adopt { source, .. } => {
+                source.hint()
+            }
+            Self::NoImage { .. } => Some(
+                "push it to that registry first; `docker push` and `fnbuild push --image-only` do".into(),
+            ),
             Self::StillIncomplete { .. } | Self::TagForgotten { .. } => {
                 Some("the registry does not keep what it is given: see its log and its storage".into())
             }
             Self::NoBase { name, .. } => Some(format!(
                 "build it with `fnbuild base build base-layers/{name}`, or take an image as a base with `fnbuild base import`"
             )),
-            Self::Broken => None,
+            Self::Reference(_) | Self::Broken => None,
         }
     }
+}
+
+/// Whether it was the image's name that was wrong, and not the way to it.
+fn is_refusal(error: &registry::Error) -> bool {
+    use registry::Error::{Forbidden, InvalidHost, NoPlatform, Unauthorized};
+    error.is_not_found()
+        || matches!(error, Forbidden { .. } | InvalidHost { .. } | NoPlatform { .. } | Unauthorized { .. })
 }
 
 fn blame_of_source(error: &SourceError) -> Blame {

@@ -5,6 +5,7 @@
 //! base's layers is asked beside the upload, and not at all of a registry that is known to refuse a manifest without
 //! them. What is on the path of an unchanged source: its hash, and one HEAD.
 
+mod adopt;
 mod base;
 mod cache;
 mod content;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::try_join_all;
 
 pub use crate::registry::Error as RegistryError;
+pub use adopt::Adopted;
 pub use base::Arrival;
 pub use content::Meter;
 pub use error::{Blame, PublishError};

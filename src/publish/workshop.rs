@@ -16,12 +16,12 @@ const BUILDS: usize = 4;
 
 /// Where a server builds.
 pub struct Workshop {
-    registry: Arc<Registry>,
-    data: PathBuf,
+    pub(super) registry: Arc<Registry>,
+    pub(super) data: PathBuf,
     bounds: Bounds,
     /// The base where none is named.
     base: String,
-    builds: Semaphore,
+    pub(super) builds: Semaphore,
 }
 
 /// What was sent, and what was said with it.

@@ -44,13 +44,17 @@ fn put_on(pid: u32, garment: &Garment) -> io::Result<()> {
     // A working folder of this thread's own: for the short paths below, and because entering takes it.
     unshare(CloneFlags::CLONE_FS)?;
     let code = (!garment.code.is_empty()).then(|| overlay(&garment.code)).transpose()?;
-    let secrets = (!garment.secrets.is_empty()).then(|| garment.secrets.mount(garment.user)).transpose()?;
+    let secrets = match garment.secrets.is_empty() {
+        true => [None, None],
+        false => [Some(garment.secrets.mount(garment.user)?), Some(garment.secrets.mount(garment.user)?)],
+    };
     if let Some(hostname) = &garment.hostname {
         setns(names, CloneFlags::CLONE_NEWUTS)?;
         rustix::system::sethostname(hostname.as_bytes())?;
     }
     setns(mounts, CloneFlags::CLONE_NEWNS)?;
-    for (mount, place) in [(code, CODE), (secrets, secret_files::FOLDER)] {
+    let secrets = secrets.into_iter().zip(secret_files::FOLDERS);
+    for (mount, place) in std::iter::once((code, CODE)).chain(secrets) {
         if let Some(mount) = mount {
             umount2(place, MntFlags::MNT_DETACH)?;
             move_mount(&mount, "", rustix::fs::CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;

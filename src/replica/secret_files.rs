@@ -1,4 +1,5 @@
-//! The secrets that a function names, as files in `/run/secrets`: in memory, for its replica's user alone.
+//! The secrets that a function names, as files in `/run/secrets`, and in `/var/openfaas/secrets` for OpenFaaS's images:
+//! in memory, for its replica's user alone.
 //!
 //! They are never written to a disk, nor put into an environment, a command line or what containerd records. The file
 //! system is made outside of every mount namespace and moved into the container's own, so that it ends with that.
@@ -18,8 +19,8 @@ use super::start::Starter;
 use crate::function::Settings;
 use crate::secrets::{SecretError, SecretName, SecretValue};
 
-/// Where a function finds them. Every container has the folder, so that it says nothing.
-pub(super) const FOLDER: &str = "/run/secrets";
+/// Where a function finds them. Every container has the folders, so that they say nothing.
+pub(super) const FOLDERS: [&str; 2] = ["/run/secrets", "/var/openfaas/secrets"];
 
 /// What a replica is given, in the order of their names.
 #[derive(Debug, Default)]

@@ -24,6 +24,8 @@ pub(super) const ADDRESS_LABEL: &str = "io.fnbuild.address";
 
 /// Where a function listens if neither its environment nor its image says otherwise.
 const PORT: u16 = 8081;
+/// The same for an image without fnbuild's runtime: where OpenFaaS's and Knative's images listen.
+const FOREIGN_PORT: u16 = 8080;
 
 /// Lets the runtime say which call a printed line belongs to. It takes the variable away from the function.
 const MARK_CALLS: &str = "FNBUILD_MARK_CALLS=1";
@@ -252,8 +254,9 @@ impl WallSettings {
     }
 }
 
-/// `PORT` of the function's settings, else of the image, else the image's first exposed TCP port, else 8081.
+/// `PORT` of the function's settings, else of the image, else the image's first exposed TCP port, else what is usual for images of its kind.
 pub(super) fn port(settings: &Settings, image: &ContainerConfig) -> u16 {
+    let usual = if image.labels.contains_key(RUNTIME_LABEL) { PORT } else { FOREIGN_PORT };
     let from_image = || image.env.iter().find_map(|pair| pair.strip_prefix("PORT="));
     let named = settings.env.get("PORT").map(String::as_str).or_else(from_image);
     let exposed = || {
@@ -263,7 +266,7 @@ pub(super) fn port(settings: &Settings, image: &ContainerConfig) -> u16 {
             None => port.parse().ok(),
         })
     };
-    named.and_then(|text| text.parse().ok()).or_else(exposed).unwrap_or(PORT)
+    named.and_then(|text| text.parse().ok()).or_else(exposed).unwrap_or(usual)
 }
 
 /// The image's environment, then the settings', the later of two winning.
@@ -290,6 +293,8 @@ mod tests {
     fn the_settings_win_over_the_image_and_the_image_over_the_defaults() {
         let mut settings = Settings::default();
         let mut image = ContainerConfig::default();
+        assert_eq!(port(&settings, &image), 8080);
+        image.labels.insert(RUNTIME_LABEL.into(), "1".into());
         assert_eq!(port(&settings, &image), 8081);
         image.exposed_ports.insert("80/tcp".into(), Default::default());
         assert_eq!(port(&settings, &image), 80);

@@ -99,6 +99,7 @@ mod tests {
             parameters: None,
             settings: Default::default(),
             author: None,
+            deployment: None,
         };
         FunctionRecord::first("add".parse().unwrap(), image, "2026-11-23T00:00:00Z".into())
     }

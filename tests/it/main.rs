@@ -11,6 +11,7 @@ mod export;
 mod gateway;
 mod house;
 mod memory;
+mod openfaas;
 mod packages;
 mod push;
 mod registries;

@@ -17,6 +17,7 @@ pub fn image(seed: &str) -> NewVersion {
         parameters: None,
         settings: Default::default(),
         author: None,
+        deployment: None,
     }
 }
 

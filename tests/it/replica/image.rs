@@ -38,6 +38,7 @@ impl Images {
         config.platform.os = "linux".into();
         config.config.env = vec!["PATH=/bin".into()];
         config.config.cmd = Some(["sh", "-c", script].map(String::from).to_vec());
+        config.config.exposed_ports.insert("8081/tcp".into(), Default::default());
         config.rootfs.diff_ids = vec![diff_id];
         let config = self.keep(media_type::CONFIG, serde_json::to_vec(&config).unwrap());
         let manifest = ImageManifest::new(config, vec![layer]);
@@ -51,6 +52,7 @@ impl Images {
             parameters: None,
             settings,
             author: None,
+            deployment: None,
         }
     }
 
@@ -78,6 +80,7 @@ impl Images {
             parameters: None,
             settings,
             author: None,
+            deployment: None,
         }
     }
 
@@ -108,7 +111,7 @@ impl ImageSource for Images {
     }
 }
 
-fn layer() -> Vec<u8> {
+pub fn layer() -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     let mut entry = |path: &str, kind, mode, bytes: &[u8]| {
         let mut header = tar::Header::new_ustar();

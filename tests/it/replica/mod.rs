@@ -1,6 +1,6 @@
 //! Replicas in the real containerd, each test in a namespace and a data folder of its own.
 
-mod image;
+pub mod image;
 mod life;
 mod pool;
 mod secrets;

@@ -1,0 +1,231 @@
+//! `/system`: OpenFaaS's management API, as its published description has it and its clients use it, on the same
+//! rooms as `/v1`.
+//!
+//! - Bodies are read whatever type they claim: those clients name none.
+//! - A deployment is answered when it is done, or after a while with 202, and then goes on.
+//! - There is one namespace, [`NAMESPACE`].
+
+mod deploy;
+mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use bytes::Bytes;
+use http::{StatusCode, header};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::logs::{ndjson, since};
+use super::{Api, ApiError};
+use crate::function::{FunctionName, NAMESPACE};
+use crate::replica::LogQuery;
+use deploy::FunctionDeployment;
+use status::FunctionStatus;
+
+type Shared = State<Arc<Api>>;
+
+/// OpenFaaS's clients give up after a minute.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+pub fn routes() -> Router<Arc<Api>> {
+    Router::new()
+        .route("/system/functions", get(list).post(deploy).put(update).delete(delete))
+        .route("/system/function/{name}", get(describe))
+        .route("/system/scale-function/{name}", post(scale))
+        .route("/system/logs", get(logs))
+        .route("/system/info", get(info))
+        .route("/system/namespaces", get(namespaces))
+}
+
+#[derive(Deserialize)]
+struct InNamespace {
+    namespace: Option<String>,
+}
+
+async fn list(
+    State(api): Shared,
+    Query(within): Query<InNamespace>,
+) -> Result<Json<Vec<FunctionStatus>>, ApiError> {
+    check_namespace(within.namespace.as_deref())?;
+    let records = api.changes.all().await?;
+    Ok(Json(records.iter().filter_map(|record| api.function_status(record)).collect()))
+}
+
+async fn describe(
+    State(api): Shared,
+    Path(name): Path<String>,
+    Query(within): Query<InNamespace>,
+) -> Result<Json<FunctionStatus>, ApiError> {
+    check_namespace(within.namespace.as_deref())?;
+    let name = named(&name)?;
+    let record = api.changes.get(&name).await?.record;
+    api.function_status(&record).map(Json).ok_or(ApiError::NoFunction { name })
+}
+
+async fn deploy(State(api): Shared, body: Bytes) -> Result<StatusCode, ApiError> {
+    let deployment = read(&body)?;
+    accepted(async move { api.deploy(deployment, false).await }).await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+async fn update(State(api): Shared, body: Bytes) -> Result<StatusCode, ApiError> {
+    let deployment = read(&body)?;
+    accepted(async move { api.deploy(deployment, true).await }).await?;
+    Ok(StatusCode::OK)
+}
+
+impl Api {
+    async fn deploy(&self, deployment: FunctionDeployment, update: bool) -> Result<(), ApiError> {
+        check_namespace(Some(&deployment.namespace))?;
+        let (name, settings) = (named(&deployment.service)?, deployment.settings()?);
+        if update {
+            // Before an image is fetched for it.
+            self.changes.get(&name).await?;
+        }
+        let image = self.workshop.adopt(&name, &deployment.image).await?;
+        let version = deployment.version(image, settings);
+        self.changes.deploy(&name, &version, update).await.map(drop)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct DeleteFunctionRequest {
+    function_name: String,
+    #[serde(default)]
+    namespace: String,
+}
+
+async fn delete(State(api): Shared, body: Bytes) -> Result<StatusCode, ApiError> {
+    let request: DeleteFunctionRequest = read(&body)?;
+    check_namespace(Some(&request.namespace))?;
+    let name = named(&request.function_name)?;
+    accepted(async move { api.changes.delete(&name, false).await.map(drop) }).await?;
+    Ok(StatusCode::OK)
+}
+
+#[derive(Deserialize)]
+struct ScaleServiceRequest {
+    replicas: u32,
+    #[serde(default)]
+    namespace: String,
+}
+
+async fn scale(State(api): Shared, Path(name): Path<String>, body: Bytes) -> Result<StatusCode, ApiError> {
+    let (name, request): (_, ScaleServiceRequest) = (named(&name)?, read(&body)?);
+    check_namespace(Some(&request.namespace))?;
+    accepted(async move {
+        api.changes.scale(&name, request.replicas).await?;
+        // Not when somebody calls or an idle time has passed: now.
+        Ok(api.replicas.scale(&name, request.replicas).await?)
+    })
+    .await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+#[derive(Deserialize)]
+struct LogRequest {
+    name: Option<String>,
+    namespace: Option<String>,
+    instance: Option<String>,
+    tail: Option<i64>,
+    follow: Option<bool>,
+    since: Option<String>,
+}
+
+#[derive(Serialize)]
+struct LogMessage<'a> {
+    name: &'a str,
+    namespace: &'static str,
+    instance: &'a str,
+    timestamp: String,
+    text: &'a str,
+}
+
+async fn logs(State(api): Shared, Query(request): Query<LogRequest>) -> Result<Response, ApiError> {
+    check_namespace(request.namespace.as_deref())?;
+    let missing = || ApiError::Request { what: "the query names no function: ?name=".into() };
+    let name = named(request.name.as_deref().ok_or_else(missing)?)?;
+    api.changes.get(&name).await?;
+    let since = request.since.as_deref().filter(|text| !text.is_empty()).map(since).transpose()?;
+    let tail = request.tail.filter(|tail| *tail > 0).and_then(|tail| usize::try_from(tail).ok());
+    let query = LogQuery { tail, since, follow: request.follow.unwrap_or(false) };
+    let instance = request.instance.filter(|instance| !instance.is_empty());
+    let lines = ndjson(api.replicas.logs(&name, query), move |line| {
+        let told = instance.as_ref().is_none_or(|instance| *instance == line.replica);
+        told.then(|| {
+            serde_json::to_vec(&LogMessage {
+                name: name.as_str(),
+                namespace: NAMESPACE,
+                instance: &line.replica,
+                timestamp: line.time.to_string(),
+                text: &line.text,
+            })
+        })
+    });
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+async fn info() -> Json<serde_json::Value> {
+    let version = serde_json::json!({
+        "sha": option_env!("FNBUILD_COMMIT").unwrap_or("unknown"),
+        "release": env!("CARGO_PKG_VERSION"),
+    });
+    Json(serde_json::json!({
+        "provider": { "provider": "fnbuild", "orchestration": "containerd", "version": version },
+        "version": version,
+        "arch": std::env::consts::ARCH,
+    }))
+}
+
+async fn namespaces() -> Json<[&'static str; 1]> {
+    Json([NAMESPACE])
+}
+
+/// `add`, or `add.openfaas-fn` as the clients write where they know a namespace.
+fn named(text: &str) -> Result<FunctionName, ApiError> {
+    let bare = text.strip_suffix(NAMESPACE).and_then(|text| text.strip_suffix('.'));
+    Ok(bare.unwrap_or(text).parse()?)
+}
+
+fn check_namespace(namespace: Option<&str>) -> Result<(), ApiError> {
+    match namespace {
+        None | Some("" | NAMESPACE) => Ok(()),
+        Some(other) => {
+            let other: String = other.chars().take(80).collect();
+            Err(ApiError::Request {
+                what: format!("there is no namespace {other:?}: the only one is {NAMESPACE}"),
+            })
+        }
+    }
+}
+
+fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, ApiError> {
+    serde_json::from_slice(body)
+        .map_err(|error| ApiError::Request { what: format!("the body cannot be read: {error}") })
+}
+
+/// Waits for a change, but no longer than the clients do. It goes on to its end either way.
+async fn accepted(
+    change: impl Future<Output = Result<(), ApiError>> + Send + 'static,
+) -> Result<(), ApiError> {
+    let broken = |error| ApiError::Disk { step: "finish the change", source: std::io::Error::other(error) };
+    let mut running = tokio::spawn(change);
+    match tokio::time::timeout(PATIENCE, &mut running).await {
+        Ok(ended) => ended.map_err(broken)?,
+        Err(_) => {
+            tokio::spawn(async move {
+                if let Err(error) = running.await.map_err(broken).flatten() {
+                    tracing::warn!(error = super::error::chain(&error), "a change that was accepted failed");
+                }
+            });
+            Ok(())
+        }
+    }
+}
