@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::function::{FunctionName, Parameter, Settings, Version, VersionNumber};
+use crate::oci::{Annotations, Digest};
 
 /// Every error of the platform.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -88,6 +89,23 @@ pub struct Death {
     pub replica: String,
     pub version: VersionNumber,
     pub cause: String,
+}
+
+/// `GET /v1/functions/NAME/attached`: what refers to the current version's image, as the registry lists it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attachments {
+    pub attached: Vec<Attached>,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attached {
+    /// `None` where the registry does not say.
+    pub artifact_type: Option<String>,
+    /// Of its manifest: what it can be pulled by from the function's repository.
+    pub digest: Digest,
+    pub annotations: Annotations,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

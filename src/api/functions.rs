@@ -1,6 +1,7 @@
 //! Functions and their versions: list, describe, push, switch, delete.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
@@ -11,8 +12,8 @@ use serde::Deserialize;
 
 use super::change::Changed;
 use super::{
-    Api, ApiError, Death, Deleted, Described, Functions, Pushed, ReplicaState, Scale, Selected, Summary,
-    Versions,
+    Api, ApiError, Attached, Attachments, Death, Deleted, Described, Functions, Pushed, ReplicaState, Scale,
+    Selected, Summary, Versions,
 };
 use crate::function::{FunctionName, FunctionRecord, SettingsPatch, Version, VersionRequest};
 
@@ -21,6 +22,8 @@ type Body<T> = Result<Json<T>, JsonRejection>;
 
 const PAGE: usize = 100;
 const LARGEST_PAGE: usize = 1000;
+/// Who asks what a function is does not wait longer for its registry.
+const REGISTRY_PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Deserialize)]
 pub struct Paging {
@@ -62,6 +65,28 @@ pub async fn describe(State(api): Shared, Path(name): Path<String>) -> Result<Js
         }),
         name,
     }))
+}
+
+pub async fn attached(State(api): Shared, Path(name): Path<String>) -> Result<Json<Attachments>, ApiError> {
+    const STEP: &str = "list what is attached to the image";
+    let record = api.changes.get(&name.parse()?).await?.record;
+    let image = &current(&record)?.image;
+    let listing = api.published.attached(&image.repository, &image.digest);
+    let found = match tokio::time::timeout(REGISTRY_PATIENCE, listing).await {
+        Ok(found) => found,
+        Err(_) => return Err(ApiError::TooSlow { step: STEP, limit: REGISTRY_PATIENCE }),
+    };
+    let found = found.map_err(|source| ApiError::Registry {
+        step: STEP,
+        registry: api.published.host().into(),
+        source: Box::new(source),
+    })?;
+    let attached = found.into_iter().map(|artifact| Attached {
+        artifact_type: artifact.artifact_type,
+        digest: artifact.digest,
+        annotations: artifact.annotations,
+    });
+    Ok(Json(Attachments { attached: attached.collect() }))
 }
 
 pub async fn versions(State(api): Shared, Path(name): Path<String>) -> Result<Json<Versions>, ApiError> {

@@ -27,8 +27,8 @@ use crate::secrets::Secrets;
 use crate::store::FunctionStore;
 
 pub use answers::{
-    Death, Deleted, Described, Functions, LogLine, Problem, Pushed, ReplicaState, Scale, Selected, Status,
-    Summary, Versions,
+    Attached, Attachments, Death, Deleted, Described, Functions, LogLine, Problem, Pushed, ReplicaState,
+    Scale, Selected, Status, Summary, Versions,
 };
 pub use change::Changes;
 pub use error::ApiError;
@@ -72,6 +72,7 @@ pub fn management(api: Arc<Api>) -> Router {
         .route("/v1/status", get(health::status))
         .route("/v1/functions", get(functions::list))
         .route("/v1/functions/{name}", get(functions::describe).put(upload::upload).delete(functions::delete))
+        .route("/v1/functions/{name}/attached", get(functions::attached))
         .route("/v1/functions/{name}/versions", get(functions::versions).post(functions::push))
         .route("/v1/functions/{name}/rollback", post(functions::roll_back))
         .route("/v1/functions/{name}/config", post(functions::configure))

@@ -1,9 +1,12 @@
-//! `fnbuild describe NAME`: what a function is, what it runs with, and what answers for it.
+//! `fnbuild describe NAME`: what a function is, what it runs with, what is attached to its image, and what answers for it.
 
 use std::fmt::Write as _;
 
-use crate::api::Described;
+use serde::Serialize;
+
+use crate::api::{Attached, Attachments, Described};
 use crate::function::{FunctionName, signature};
+use crate::publish::TITLE;
 
 use super::server::{Server, ServerArguments, block_on};
 use super::{Outcome, OutputFormat, Printer, table};
@@ -21,15 +24,39 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
     let server = Server::new(&arguments.server)?;
     let path = format!("/v1/functions/{}", arguments.name);
-    let described: Described = block_on(server.get(&path))?;
+    let (described, attached) = block_on(async {
+        let described: Described = server.get(&path).await?;
+        let attached: anyhow::Result<Attachments> = server.get(&format!("{path}/attached")).await;
+        anyhow::Ok((described, attached))
+    })?;
+    let attached = match attached {
+        Ok(attachments) => Some(attachments.attached),
+        // The registry may be away; what the server itself knows is worth showing all the same.
+        Err(error) => {
+            printer.warning(format!("what is attached to the image is not known: {error}"));
+            None
+        }
+    };
     match arguments.output {
-        OutputFormat::Json => printer.json(&described)?,
-        OutputFormat::Text => printer.data(text(&described)?),
+        OutputFormat::Json => {
+            printer.json(&Whole { described: &described, attached: attached.as_deref() })?
+        }
+        OutputFormat::Text => printer.data(text(&described, &attached.unwrap_or_default())?),
     }
     Ok(Outcome::Success)
 }
 
-fn text(function: &Described) -> anyhow::Result<String> {
+/// What `-o json` prints.
+#[derive(Serialize)]
+struct Whole<'a> {
+    #[serde(flatten)]
+    described: &'a Described,
+    /// Missing where the registry could not be asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attached: Option<&'a [Attached]>,
+}
+
+fn text(function: &Described, attached: &[Attached]) -> anyhow::Result<String> {
     let none = "-".to_string();
     let settings = &function.settings;
     let mut text = String::new();
@@ -56,6 +83,18 @@ fn text(function: &Described) -> anyhow::Result<String> {
     if let Some(death) = &function.last_death {
         let (replica, version) = (&death.replica, death.version);
         writeln!(text, "{:9}{} {replica} of version {version}: {}", "died", death.time, death.cause)?;
+    }
+    if !attached.is_empty() {
+        let rows = attached.iter().map(|artifact| {
+            let file = artifact.annotations.get(TITLE).cloned();
+            let kind = artifact.artifact_type.clone();
+            [
+                kind.unwrap_or_else(|| "-".into()),
+                file.unwrap_or_else(|| "-".into()),
+                artifact.digest.to_string(),
+            ]
+        });
+        writeln!(text, "\n{}", table(["ATTACHED", "FILE", "DIGEST"], rows))?;
     }
     let rows = function.replicas.iter().map(|replica| {
         let address = format!("{}:{}", replica.address, replica.port);

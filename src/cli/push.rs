@@ -11,8 +11,9 @@ use serde::Serialize;
 
 use crate::api;
 use crate::function::{FunctionName, VersionRequest};
-use crate::oci::{Digest, Reference, Tag};
-use crate::publish::{self, Job, Meter, PublishError, PushedImage, Resolved};
+use crate::oci::{Digest, Reference, Repository, Tag};
+use crate::publish::{self, ArtifactType, Attachment, Job, Meter, PublishError, PushedImage, Resolved};
+use crate::registry::Registry;
 
 use super::image_flags::{ImageArguments, function_name};
 use super::registry_flags::RegistryArguments;
@@ -41,6 +42,12 @@ pub struct Arguments {
     /// With --image-only: the tags [default: latest]
     #[arg(long = "tag", value_name = "TAG", requires = "image_only")]
     tags: Vec<Tag>,
+    /// Keep this file beside the image, as an artifact that refers to it (an SBOM, a signature); may be given several times
+    #[arg(long, value_name = "FILE", requires = "artifact_type")]
+    attach: Vec<PathBuf>,
+    /// What the attached files are: a media type, such as application/spdx+json
+    #[arg(long, value_name = "TYPE", requires = "attach")]
+    artifact_type: Option<ArtifactType>,
     /// Send the source to the server, which builds
     #[arg(long, conflicts_with = "image_only")]
     remote: bool,
@@ -62,6 +69,14 @@ struct Report {
     unchanged: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     layers: Vec<LayerReport>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    attached: Vec<AttachedReport>,
+}
+
+#[derive(Serialize)]
+struct AttachedReport {
+    file: PathBuf,
+    digest: Digest,
 }
 
 #[derive(Serialize)]
@@ -132,6 +147,7 @@ async fn push_image(
                 state: arrival.as_str(),
             })
             .collect(),
+        attached: attach(arguments, &registry, &job.repository, &pushed.digest).await?,
     };
     if !arguments.image_only {
         let told = tell(arguments, name, &job, &pushed).await?;
@@ -142,6 +158,23 @@ async fn push_image(
         (report.version, report.unchanged) = (Some(told.version), told.unchanged);
     }
     Ok(report)
+}
+
+/// Pushes the files that are to stand beside the image.
+async fn attach(
+    arguments: &Arguments,
+    registry: &Registry,
+    repository: &Repository,
+    image: &Digest,
+) -> anyhow::Result<Vec<AttachedReport>> {
+    let mut attached = Vec::new();
+    let Some(artifact_type) = &arguments.artifact_type else { return Ok(attached) };
+    for file in &arguments.attach {
+        let attachment = Attachment { file: file.clone(), artifact_type: artifact_type.clone() };
+        let digest = publish::attach(registry, repository, image, &attachment).await?.digest;
+        attached.push(AttachedReport { file: attachment.file, digest });
+    }
+    Ok(attached)
 }
 
 /// A push that is interrupted first ends uv, which would go on alone.
@@ -252,6 +285,8 @@ async fn push_source(
     for warning in &told.warnings {
         printer.warning(warning);
     }
+    let (registry, image) = (arguments.registry.open()?, told.digest.parse()?);
+    let attached = attach(arguments, &registry, &name.repository(), &image).await?;
     Ok(Report {
         digest: told.digest,
         reference: told.reference,
@@ -259,6 +294,7 @@ async fn push_source(
         version: Some(told.version),
         unchanged: told.unchanged,
         layers: Vec::new(),
+        attached,
     })
 }
 
@@ -268,6 +304,9 @@ fn print(report: &Report, output: OutputFormat, printer: &Printer) -> anyhow::Re
     }
     if report.unchanged {
         printer.status("nothing changed");
+    }
+    for AttachedReport { file, digest } in &report.attached {
+        printer.status(format!("attached {} as {digest}", file.display()));
     }
     printer.data(format!("{}\n{}", report.reference, report.digest));
     if let Some(url) = &report.url {

@@ -1,5 +1,8 @@
 //! What can keep a source from becoming a pushed image.
 
+use std::io;
+use std::path::PathBuf;
+
 use crate::dependencies::DependencyError;
 use crate::image::ImageError;
 use crate::oci::{Digest, InvalidReference, Tag};
@@ -30,6 +33,10 @@ pub enum PublishError {
     StillIncomplete { to: String, digest: Digest },
     #[error("{to} acknowledged the tag {tag} and does not have it")]
     TagForgotten { to: String, tag: Tag },
+    #[error("read {} to attach it", file.display())]
+    Attach { file: PathBuf, source: io::Error },
+    #[error("there is no image {reference} to attach anything to")]
+    NoSubject { reference: String },
     #[error("a worker thread broke off")]
     Broken,
 }
@@ -51,11 +58,13 @@ impl PublishError {
             Self::Dependencies(error) if error.is_of_the_source() => Blame::Source,
             Self::Reference(_) | Self::NoImage { .. } => Blame::Source,
             Self::Adopt { source, .. } if is_refusal(source) => Blame::Source,
+            Self::Attach { .. } => Blame::Source,
             Self::Push { .. }
             | Self::Fetch { .. }
             | Self::Adopt { .. }
             | Self::StillIncomplete { .. }
-            | Self::TagForgotten { .. } => Blame::Registry,
+            | Self::TagForgotten { .. }
+            | Self::NoSubject { .. } => Blame::Registry,
             Self::Image(_) | Self::Dependencies(_) | Self::NoBase { .. } | Self::Broken => Blame::Machine,
         }
     }
@@ -78,7 +87,10 @@ impl PublishError {
             Self::NoBase { name, .. } => Some(format!(
                 "build it with `fnbuild base build base-layers/{name}`, or take an image as a base with `fnbuild base import`"
             )),
-            Self::Reference(_) | Self::Broken => None,
+            Self::NoSubject { .. } => {
+                Some("the server and this command must mean one registry: see --registry".into())
+            }
+            Self::Attach { .. } | Self::Reference(_) | Self::Broken => None,
         }
     }
 }

@@ -6,6 +6,7 @@
 //! them. What is on the path of an unchanged source: its hash, and one HEAD.
 
 mod adopt;
+mod attach;
 mod base;
 mod cache;
 mod content;
@@ -24,6 +25,7 @@ use futures_util::future::try_join_all;
 
 pub use crate::registry::Error as RegistryError;
 pub use adopt::Adopted;
+pub use attach::{ArtifactType, Attachment, TITLE, attach};
 pub use base::Arrival;
 pub use content::Meter;
 pub use error::{Blame, PublishError};

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::function::{FunctionRecord, VersionNumber};
-use crate::oci::{Digest, Repository, Tag};
+use crate::oci::{Descriptor, Digest, Repository, Tag};
 use crate::registry::{self, Registry};
 
 /// The images of recorded functions, as a registry holds them.
@@ -33,6 +33,15 @@ impl Published {
         Ok(self.registry.head_manifest(repository, digest).await?.is_some())
     }
 
+    /// What refers to an image: SBOMs, signatures, reports.
+    pub async fn attached(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Vec<Descriptor>, registry::Error> {
+        self.registry.referrers(repository, digest).await
+    }
+
     /// Lets `:N` and `:latest` say what the record says. Tags are for people, so one that is right already costs a
     /// question and nothing more.
     pub async fn tag(&self, record: &FunctionRecord, number: VersionNumber) -> Result<(), registry::Error> {
@@ -58,7 +67,7 @@ impl Published {
         Ok(())
     }
 
-    /// Deletes the images of a function's versions, except those that a record in `others` or somebody's own tag
+    /// Deletes the images of a function's versions, and what is attached to them, except those that a record in `others` or somebody's own tag
     /// still stands for. Gives a line for each that stays.
     pub async fn delete(&self, record: &FunctionRecord, others: &[FunctionRecord]) -> Vec<String> {
         let image = |version: &crate::function::Version| {
@@ -87,6 +96,11 @@ impl Published {
             }
             if let Err(error) = self.registry.delete_manifest(repository, digest).await {
                 kept.push(stays(&error.to_string()));
+            } else if let Err(error) = self.registry.delete_referrers(repository, digest).await {
+                kept.push(format!(
+                    "what is attached to {repository}@{digest} stays in {}: {error}",
+                    self.host()
+                ));
             }
         }
         kept

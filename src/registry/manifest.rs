@@ -173,7 +173,19 @@ impl Registry {
         bytes: Bytes,
     ) -> Result<Digest, Error> {
         let digest = Digest::of(&bytes);
-        let url = self.url(repository, "manifests", &name.into().to_string())?;
+        let answer = self.put_manifest(repository, name.into(), media_type, bytes).await?;
+        stored(answer, &digest).await.map(|()| digest)
+    }
+
+    /// The registry's answer, where it has taken the manifest.
+    pub(super) async fn put_manifest(
+        &self,
+        repository: &Repository,
+        name: Name<'_>,
+        media_type: &str,
+        bytes: Bytes,
+    ) -> Result<Answer, Error> {
+        let url = self.url(repository, "manifests", &name.to_string())?;
         let kind = HeaderValue::try_from(media_type)
             .map_err(|_| Error::protocol(&Method::PUT, &url, "the media type fits no header"))?;
         let scope = Scope::push(repository);
@@ -184,7 +196,7 @@ impl Registry {
         };
         let answer = self.transport().send(call).await?;
         match answer.status() {
-            StatusCode::CREATED | StatusCode::ACCEPTED => stored(answer, &digest).await.map(|()| digest),
+            StatusCode::CREATED | StatusCode::ACCEPTED => Ok(answer),
             StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => Err(refused(answer).await?),
             status => Err(unexpected(answer, status, "201 Created").await),
         }
@@ -276,7 +288,7 @@ fn unknown_digest(detail: &serde_json::Value) -> Option<Digest> {
 }
 
 /// `Link: </v2/…?n=…&last=…>; rel="next"` (RFC 8288), on the registry's own origin only.
-fn next_page(answer: &Answer, url: &url::Url) -> Option<url::Url> {
+pub(super) fn next_page(answer: &Answer, url: &url::Url) -> Option<url::Url> {
     let link = answer.header(LINK)?;
     let target = link.strip_prefix('<')?.split_once('>')?.0;
     location::resolve(url, target).ok().filter(|next| location::same_origin(next, url) && next != url)

@@ -19,6 +19,7 @@ pub mod location;
 mod manifest;
 mod pull;
 mod push;
+mod referrers;
 mod transport;
 
 use http::{Method, StatusCode};

@@ -20,6 +20,7 @@ mod registry_collect;
 mod registry_durability;
 mod registry_kit;
 mod registry_protocol;
+mod registry_referrers;
 mod replica;
 mod secrets;
 mod serve;
