@@ -166,21 +166,28 @@ async fn cancel_on_signal(shutdown: CancellationToken) -> std::io::Result<()> {
 
 /// Events and access lines on stderr. `RUST_LOG` decides where it is set.
 fn log(common: &Common, no_access: bool) {
-    use tracing_subscriber::EnvFilter;
+    use tracing_subscriber::filter::{EnvFilter, LevelFilter, Targets};
+    use tracing_subscriber::{Layer, layer::SubscriberExt, util::SubscriberInitExt};
     let level = match (common.quiet, common.verbose) {
-        (true, _) => "warn",
-        (false, 0) => "info",
-        (false, _) => "debug",
+        (true, _) => LevelFilter::WARN,
+        (false, 0) => LevelFilter::INFO,
+        (false, _) => LevelFilter::DEBUG,
     };
-    let access = if no_access { ",fnbuild::registry::access=off" } else { "" };
-    let default = || EnvFilter::new(format!("warn,fnbuild={level}{access}"));
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| default());
-    // A second server in one process keeps the first one's log.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let access = if no_access { LevelFilter::OFF } else { level };
+    let asked = std::env::var_os(EnvFilter::DEFAULT_ENV).and_then(|_| EnvFilter::try_from_default_env().ok());
+    let filter = match asked {
+        Some(filter) => filter.boxed(),
+        // Much less to carry along than an EnvFilter that nobody asked for.
+        None => Targets::new()
+            .with_default(LevelFilter::WARN)
+            .with_targets([("fnbuild", level), ("fnbuild::registry::access", access)])
+            .boxed(),
+    };
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .try_init();
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+    // A second server in one process keeps the first one's log.
+    let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
 }
 
 fn print(report: &Report, output: OutputFormat, printer: &Printer) -> anyhow::Result<Outcome> {

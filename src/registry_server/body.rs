@@ -1,4 +1,4 @@
-//! Response bodies: nothing, bytes, or a part of a file, read with constant memory.
+//! Response bodies: nothing, bytes, a part of a file, or what is still arriving; all with constant memory.
 //!
 //! A file's bytes are taken from the page cache without leaving the thread; only what is not there yet is read on a
 //! blocking thread. The buffers of one answer are used again and again.
@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
+use tokio::sync::mpsc;
 
 /// One read. Large enough that the system calls do not count, small enough to stay in the processor's cache.
 const BUFFER: usize = 128 << 10;
@@ -22,6 +23,8 @@ pub struct Body(Kind);
 enum Kind {
     Full(Option<Bytes>),
     File(Box<FileBody>),
+    /// Made elsewhere; so many bytes are still to come.
+    Pieces(mpsc::Receiver<io::Result<Bytes>>, u64),
 }
 
 impl Body {
@@ -31,6 +34,11 @@ impl Body {
 
     pub fn full(bytes: Bytes) -> Self {
         Self(Kind::Full(Some(bytes).filter(|bytes| !bytes.is_empty())))
+    }
+
+    /// `length` bytes, in pieces that somebody sends.
+    pub fn pieces(pieces: mpsc::Receiver<io::Result<Bytes>>, length: u64) -> Self {
+        Self(Kind::Pieces(pieces, length))
     }
 
     /// `length` bytes from `offset`.
@@ -57,6 +65,14 @@ impl http_body::Body for Body {
         match &mut self.0 {
             Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::File(file) => file.poll(context),
+            Kind::Pieces(pieces, left) => pieces.poll_recv(context).map(|piece| match piece {
+                Some(piece) => {
+                    *left -= piece.as_ref().map_or(0, |bytes| bytes.len() as u64);
+                    Some(piece.map(Frame::data))
+                }
+                None if *left > 0 => Some(Err(io::ErrorKind::UnexpectedEof.into())),
+                None => None,
+            }),
         }
     }
 
@@ -68,6 +84,7 @@ impl http_body::Body for Body {
         SizeHint::with_exact(match &self.0 {
             Kind::Full(bytes) => bytes.as_ref().map_or(0, |bytes| bytes.len() as u64),
             Kind::File(file) => file.left,
+            Kind::Pieces(_, left) => *left,
         })
     }
 }

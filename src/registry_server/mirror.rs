@@ -12,13 +12,15 @@ use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode, header};
 use http_body_util::BodyExt;
 use serde::Deserialize;
+use tokio::sync::watch;
 
 use super::ServerError;
 use super::answer::{self, Code, JSON, Problem};
+use super::arriving::{Arriving, Transfer};
 use super::manifest::{MAX_MANIFEST, Outline};
 use super::route::ManifestName;
 use super::server::{Answer, Registry};
-use super::store::Found;
+use super::store::{Found, Store, StoreError, UploadId};
 use crate::oci::{Digest, Hasher, Repository, Tag};
 
 /// Every kind of manifest: the client behind us picks.
@@ -57,7 +59,17 @@ pub struct Mirror {
     /// Bearer tokens by repository.
     tokens: Mutex<HashMap<Repository, String>>,
     /// Blobs on their way, so that many clients cause one transfer.
-    fetching: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
+    arriving: Mutex<HashMap<(Repository, Digest), Slot>>,
+}
+
+/// Locked while a transfer begins.
+type Slot = Arc<tokio::sync::Mutex<Option<Arriving>>>;
+
+/// What became of a blob that was missing.
+pub enum Mirrored {
+    Here,
+    Arriving(Arriving, u64),
+    Nowhere,
 }
 
 #[derive(Deserialize)]
@@ -85,7 +97,7 @@ impl Mirror {
             .build()
             .map_err(|source| ServerError::MirrorClient { source })?;
         let base = parsed.as_str().trim_end_matches('/').into();
-        Ok(Self { base, user, client, tokens: Mutex::default(), fetching: Mutex::default() })
+        Ok(Self { base, user, client, tokens: Mutex::default(), arriving: Mutex::default() })
     }
 
     fn token(&self, repository: &Repository) -> Option<String> {
@@ -146,10 +158,52 @@ impl Mirror {
         Ok(Some(token.token))
     }
 
-    fn turn(&self, digest: &Digest) -> Arc<tokio::sync::Mutex<()>> {
-        let mut fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
-        fetching.retain(|_, turn| Arc::strong_count(turn) > 1);
-        fetching.entry(digest.clone()).or_default().clone()
+    fn slot(&self, key: &(Repository, Digest)) -> Slot {
+        let mut slots = self.arriving.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that neither a transfer nor a client holds any more.
+        slots.retain(|_, slot| Arc::strong_count(slot) > 1);
+        slots.entry(key.clone()).or_default().clone()
+    }
+
+    /// Joins the transfer of a blob, or begins it. `None` if the blob is here by now, or not there.
+    async fn fetch(
+        &self,
+        store: &Arc<Store>,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Option<Arriving>, Problem> {
+        let key = (repository.clone(), digest.clone());
+        let slot = self.slot(&key);
+        let mut current = slot.lock().await;
+        if let Some(arriving) = current.as_ref().filter(|arriving| arriving.goes_on()) {
+            return Ok(Some(arriving.clone()));
+        }
+        if store.index().blob_in(repository, digest, None).is_some() {
+            return Ok(None);
+        }
+        let path = format!("blobs/{digest}");
+        let Some(response) = self.ask(Method::GET, repository, &path).await? else { return Ok(None) };
+        let id = store.uploads().begin(repository, digest.algorithm()).await?;
+        let path = store.uploads().path(repository, &id);
+        let file = std::fs::File::open(&path).map_err(|source| StoreError::io("open", &path, source))?;
+        let (sender, receiver) = watch::channel(Transfer::Going(0));
+        let arriving = Arriving::new(file, response.content_length(), receiver);
+        *current = Some(arriving.clone());
+        let (store, held) = (store.clone(), slot.clone());
+        // It goes on if the client goes away: the next one will ask for it, too.
+        tokio::spawn(async move {
+            let sender = Arc::new(sender);
+            let kept = keep(&store, &key, &id, response, &sender).await;
+            sender.send_replace(match kept {
+                Ok(()) => Transfer::Kept,
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, digest = %key.1, "the mirrored registry");
+                    Transfer::Failed(error.to_string())
+                }
+            });
+            drop(held);
+        });
+        Ok(Some(arriving))
     }
 
     async fn manifest(
@@ -183,6 +237,30 @@ impl Mirror {
         }
         Ok(Some((expected, content_type, bytes.freeze())))
     }
+}
+
+/// Receives, verifies and stores a blob.
+async fn keep(
+    store: &Store,
+    (repository, digest): &(Repository, Digest),
+    id: &UploadId,
+    response: reqwest::Response,
+    progress: &Arc<watch::Sender<Transfer>>,
+) -> Result<(), StoreError> {
+    let (length, progress) = (response.content_length(), progress.clone());
+    let mut upload = store.uploads().open(repository, id)?;
+    upload.report_to(Arc::new(move |written| drop(progress.send_replace(Transfer::Going(written)))));
+    match upload.complete(&mut reqwest::Body::from(response), length).await {
+        Ok(received) => store.commit(upload, received, repository, digest).await,
+        Err(error) => {
+            drop(upload.cancel().await);
+            Err(error)
+        }
+    }
+}
+
+fn not_taken(problem: &str) -> String {
+    format!("the mirrored registry's blob was not taken: {problem}")
 }
 
 fn path_of(name: &ManifestName) -> String {
@@ -243,32 +321,26 @@ impl Registry {
         Ok(digest.is_none_or(|digest| digest != here.digest.to_string()))
     }
 
-    /// Brings a blob here. `false` without a mirror, or if the other registry has none.
-    pub async fn mirror_blob(&self, repository: &Repository, digest: &Digest) -> Result<bool, Problem> {
-        let Some(mirror) = self.mirror() else { return Ok(false) };
-        let turn = mirror.turn(digest);
-        let _turn = turn.lock().await;
-        if self.store().index().blob_in(repository, digest, None).is_some() {
-            return Ok(true);
-        }
-        let path = format!("blobs/{digest}");
-        let Some(response) = mirror.ask(Method::GET, repository, &path).await? else { return Ok(false) };
-        let length = response.content_length();
-        let uploads = self.store().uploads();
-        let id = uploads.begin(repository, digest.algorithm()).await?;
-        let mut upload = uploads.open(repository, &id)?;
-        let received = upload.complete(&mut reqwest::Body::from(response), length).await;
-        let kept = match received {
-            Ok(received) => self.store().commit(upload, received, repository, digest).await,
-            Err(error) => {
-                drop(upload.cancel().await);
-                Err(error)
-            }
+    /// Brings a blob here: one that is small, or of which the client wants a part, before this returns; any other
+    /// can be followed.
+    pub async fn mirror_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        whole: bool,
+    ) -> Result<Mirrored, Problem> {
+        let Some(mirror) = self.mirror() else { return Ok(Mirrored::Nowhere) };
+        let Some(arriving) = mirror.fetch(self.store(), repository, digest).await? else {
+            let here = self.store().index().blob_in(repository, digest, None).is_some();
+            return Ok(if here { Mirrored::Here } else { Mirrored::Nowhere });
         };
-        kept.map(|()| true).map_err(|error| {
-            tracing::warn!(error = &error as &dyn std::error::Error, %digest, "the mirrored registry");
-            Problem::new(Code::Upstream, format!("the mirrored registry's blob was not taken: {error}"))
-        })
+        match arriving.worth_following() {
+            Some(size) if whole => Ok(Mirrored::Arriving(arriving, size)),
+            _ => match arriving.ended().await {
+                Ok(()) => Ok(Mirrored::Here),
+                Err(problem) => Err(Problem::new(Code::Upstream, not_taken(&problem))),
+            },
+        }
     }
 
     /// The other registry's list of tags, when it answers.

@@ -4,7 +4,7 @@
 //! server   connections, TLS, one request from path to answer
 //! route    path → what it names      answer   error codes, headers      body, range   bytes out
 //! pull, push, manifest, discovery    the four workflows of the specification
-//! mirror   what is missing, from another registry
+//! mirror, arriving                   what is missing, from another registry
 //! auth, metrics, control             who may, how much, and collections from another process
 //! store/   the disk: blobs once, a journal of who may serve them, uploads, the collector
 //! ```
@@ -14,6 +14,7 @@
 //! given, at the price of one `fdatasync` that all waiting clients share.
 
 mod answer;
+mod arriving;
 mod auth;
 mod body;
 mod control;
@@ -112,13 +113,14 @@ pub async fn serve(
     let store = open(&config.root).await?;
     let control = tokio::spawn(control::answer(control::listen(&config.root)?, store.clone()));
     let collecting = tokio::spawn(collect_hourly(store.clone(), config.policy, shutdown.clone()));
-    let registry = Arc::new(server::Registry::new(store, auth, config.read_only, mirror));
+    let registry = Arc::new(server::Registry::new(store.clone(), auth, config.read_only, mirror));
     let servers = listeners
         .into_iter()
         .map(|listener| server::accept(registry.clone(), listener, tls.clone(), shutdown.clone()));
     futures_util::future::join_all(servers).await;
     control.abort();
     collecting.abort();
+    store.write_layout().await;
     Ok(())
 }
 

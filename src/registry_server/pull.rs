@@ -7,6 +7,7 @@ use http::{Method, Response, StatusCode};
 
 use super::answer::{self, CONTENT_DIGEST, Code, Problem};
 use super::body::Body;
+use super::mirror::Mirrored;
 use super::range::{self, Wanted};
 use super::route::ManifestName;
 use super::server::{Answer, Registry};
@@ -62,8 +63,19 @@ impl Registry {
             }
         };
         let mut size = found(self);
-        if size.is_none() && self.mirror_blob(repository, digest).await? {
-            size = found(self);
+        if size.is_none() {
+            let whole = !asked.headers.contains_key(header::RANGE);
+            match self.mirror_blob(repository, digest, whole).await? {
+                Mirrored::Here => size = found(self),
+                Mirrored::Arriving(arriving, size) => {
+                    let mut response = described(StatusCode::OK, digest, OCTETS, Some(size));
+                    if !asked.is_head() {
+                        *response.body_mut() = arriving.body(size);
+                    }
+                    return Ok(response);
+                }
+                Mirrored::Nowhere => {}
+            }
         }
         let unknown = || Problem::new(Code::BlobUnknown, format!("{repository} has no blob {digest}"));
         let size = size.ok_or_else(unknown)?;

@@ -56,7 +56,7 @@ impl Registry {
         Self { store, auth, read_only, mirror, metrics: Metrics::default() }
     }
 
-    pub fn store(&self) -> &Store {
+    pub fn store(&self) -> &Arc<Store> {
         &self.store
     }
 
@@ -78,18 +78,18 @@ impl Registry {
         let (parts, mut body) = request.into_parts();
         let route = Route::parse(parts.uri.path());
         let mut kind = route.as_ref().map_or("other", Route::kind);
-        let answered = match self.admit(&route, &parts).await {
-            Ok(user) => self.dispatch(route, &parts, &mut body).await.map(|response| (response, user)),
+        let (user, answered) = match self.admit(&route, &parts).await {
+            Ok(user) => (user, self.dispatch(route, &parts, &mut body).await),
             Err(refused) => {
                 kind = "denied";
-                Err(refused)
+                (None, Err(refused))
             }
         };
-        let (mut response, user) = match answered {
-            Ok(answered) => answered,
+        let mut response = match answered {
+            Ok(response) => response,
             Err(problem) => {
                 drain(&mut body).await;
-                (problem.into_response(), None)
+                problem.into_response()
             }
         };
         response.headers_mut().insert(API_VERSION, REGISTRY_2);

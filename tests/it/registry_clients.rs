@@ -1,6 +1,6 @@
 //! Debian's clients in both directions: docker, ctr, skopeo, buildah, podman, umoci; with and without users and TLS.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -43,6 +43,9 @@ impl Served {
                 ])
                 .args(["-keyout", &path("key.pem"), "-out", &path("cert.pem")]));
             more.extend(["--tls-cert".into(), path("cert.pem"), "--tls-key".into(), path("key.pem")]);
+            // Where the clients look for whom to trust.
+            std::fs::create_dir(path("certs")).unwrap();
+            std::fs::copy(path("cert.pem"), path("certs/ca.crt")).unwrap();
         }
         let more: Vec<&str> = more.iter().map(String::as_str).collect();
         let (server, address) = program(&folder.path().join("data"), &more);
@@ -71,17 +74,20 @@ impl Served {
         command
     }
 
-    fn credentials(&self, command: &mut Command, flag: &str) {
-        if self.auth {
-            command.args([flag, "ann:secret"]);
-        }
+    /// What a client has to be told: whom to trust, or that there is no TLS; and who asks. `side` is `src-`, `dest-`
+    /// or nothing.
+    fn access(&self, side: &str) -> Vec<String> {
+        let trust = if self.tls {
+            format!("--{side}cert-dir={}", self.path("certs").display())
+        } else {
+            format!("--{side}tls-verify=false")
+        };
+        let user = self.auth.then(|| format!("--{side}creds=ann:secret"));
+        std::iter::once(trust).chain(user).collect()
     }
 
     fn skopeo_one(&self, verb: &str, more: &[&str]) -> String {
-        let mut command = self.skopeo(verb);
-        command.arg("--tls-verify=false");
-        self.credentials(&mut command, "--creds");
-        run(command.args(more))
+        run(self.skopeo(verb).args(self.access("")).args(more))
     }
 }
 
@@ -91,21 +97,16 @@ fn skopeo_and_umoci_copy_inspect_list_sync_and_delete() {
         let served = Served::start(auth, tls);
         let (image, remote) = (served.layout(), format!("docker://{}/skopeo/one", served.address));
         let mut copy = served.skopeo("copy");
-        copy.arg("--dest-tls-verify=false");
-        served.credentials(&mut copy, "--dest-creds");
-        run(copy.args([&format!("oci:{image}"), &format!("{remote}:a")]));
+        run(copy.args(served.access("dest-")).args([&format!("oci:{image}"), &format!("{remote}:a")]));
         let mut again = served.skopeo("copy");
-        again.args(["--src-tls-verify=false", "--dest-tls-verify=false"]);
-        served.credentials(&mut again, "--src-creds");
-        served.credentials(&mut again, "--dest-creds");
+        again.args(served.access("src-")).args(served.access("dest-"));
         run(again.args([&format!("{remote}:a"), &format!("docker://{}/skopeo/two:b", served.address)]));
         assert!(served.skopeo_one("list-tags", &[&remote]).contains("\"a\""));
         let digest = served.skopeo_one("inspect", &["--format", "{{.Digest}}", &format!("{remote}:a")]);
         // Back into a layout, and unpacked by umoci.
         let back = served.path("back");
         let mut pull = served.skopeo("copy");
-        pull.arg("--src-tls-verify=false");
-        served.credentials(&mut pull, "--src-creds");
+        pull.args(served.access("src-"));
         run(pull.arg(format!("{remote}@{digest}")).arg(format!("oci:{}:image", back.display())));
         let bundle = served.path("bundle");
         run(Command::new("umoci")
@@ -115,10 +116,14 @@ fn skopeo_and_umoci_copy_inspect_list_sync_and_delete() {
             (std::fs::read(served.path("file")).unwrap(), std::fs::read(bundle.join("rootfs/file")).unwrap());
         assert_eq!(Digest::of(sent), Digest::of(got));
         let mut sync = served.skopeo("sync");
-        sync.args(["--src", "docker", "--dest", "dir", "--src-tls-verify=false"]);
-        served.credentials(&mut sync, "--src-creds");
+        sync.args(["--src", "docker", "--dest", "dir"]).args(served.access("src-"));
         run(sync.arg(format!("{}/skopeo/one", served.address)).arg(served.path("synced")));
         assert!(served.path("synced/one:a/manifest.json").exists());
+        let mut sync = served.skopeo("sync");
+        sync.args(["--src", "dir", "--dest", "docker"]).args(served.access("dest-"));
+        run(sync.arg(served.path("synced")).arg(format!("{}/synced", served.address)));
+        let synced = format!("docker://{}/synced/one:a", served.address);
+        assert_eq!(served.skopeo_one("inspect", &["--format", "{{.Digest}}", &synced]), digest);
         served.skopeo_one("delete", &[&format!("{remote}:a")]);
         assert!(!served.skopeo_one("list-tags", &[&remote]).contains("\"a\""));
     }
@@ -137,20 +142,20 @@ fn buildah_and_podman_push_and_pull() {
                 command.args(["--storage-driver", "vfs", "--root"]).arg(root).arg("--runroot").arg(runroot);
                 run(command.args(arguments))
             };
-            let creds = if served.auth { vec!["--creds", "ann:secret"] } else { Vec::new() };
+            let access = served.access("");
+            let access: Vec<&str> = access.iter().map(String::as_str).collect();
             let (seed, remote) = (
                 format!("{}/{client}/seed:t", served.address),
                 format!("{}/{client}/image:t", served.address),
             );
             let mut copy = served.skopeo("copy");
-            copy.arg("--dest-tls-verify=false");
-            served.credentials(&mut copy, "--dest-creds");
+            copy.args(served.access("dest-"));
             run(copy.arg(format!("oci:{image}")).arg(format!("docker://{seed}")));
             let remote = format!("docker://{remote}");
-            call(&[&["pull", "--quiet", "--tls-verify=false"], &creds[..], &[&seed]].concat());
-            call(&[&["push", "--quiet", "--tls-verify=false"], &creds[..], &[&seed, &remote]].concat());
+            call(&[&["pull", "--quiet"], &access[..], &[&seed]].concat());
+            call(&[&["push", "--quiet"], &access[..], &[&seed, &remote]].concat());
             call(&["rmi", "--all", "--force"]);
-            call(&[&["pull", "--quiet", "--tls-verify=false"], &creds[..], &[&remote]].concat());
+            call(&[&["pull", "--quiet"], &access[..], &[&remote]].concat());
             let digest = served.skopeo_one("inspect", &["--format", "{{.Digest}}", &remote]);
             assert!(digest.starts_with("sha256:"), "{digest}");
         }
@@ -159,8 +164,9 @@ fn buildah_and_podman_push_and_pull() {
 
 #[test]
 fn docker_pushes_and_pulls() {
-    for auth in [false, true] {
-        let served = Served::start(auth, false);
+    // dockerd asks a registry on a loopback address by TLS first, and takes any certificate of it.
+    for (auth, tls) in VARIANTS {
+        let served = Served::start(auth, tls);
         let home = served.path("docker");
         let docker =
             |arguments: &[&str]| run(Command::new("docker").arg("--config").arg(&home).args(arguments));
@@ -253,57 +259,35 @@ fn beyond_this_machine_only_with_users_or_on_demand() {
     command.args(["registry", "serve", "--listen", "0.0.0.0:0", "--data-dir"]).arg(folder.path());
     let error = crate::support::run_failing(&mut command, 1);
     assert!(error.contains("--htpasswd") && error.contains("--no-auth"), "{error}");
+    let wide = format!("0.0.0.0:{}", crate::support::free_port());
+    let (_server, address) = program(folder.path(), &["--listen", &wide, "--no-auth"]);
+    assert!(std::net::TcpStream::connect(address).is_ok() && std::net::TcpStream::connect(wide).is_ok());
 }
 
-/// docker-registry as the registry that is mirrored.
-fn upstream(folder: &Path) -> (Server, String) {
-    let port = crate::support::free_port();
-    let config = folder.join("upstream.yml");
-    let storage = folder.join("upstream");
-    let text = format!(
-        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"127.0.0.1:{port}\"}}\n",
-        storage.display()
-    );
-    std::fs::write(&config, text).unwrap();
-    let server = Server::start(Command::new("docker-registry").arg("serve").arg(&config));
-    let address = format!("127.0.0.1:{port}");
-    wait_until("docker-registry's port", Duration::from_secs(20), || {
-        std::net::TcpStream::connect(&address).is_ok()
-    });
-    (server, address)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_mirror_fetches_verifies_keeps_and_serves_alone() {
-    let folder = tempfile::tempdir().unwrap();
-    let (mut source, address) = upstream(folder.path());
-    let behind = Registry::at(format!("http://{address}"));
-    let (old, new) = (random(50_000), random(2_000_000));
-    let first = behind.push_image("team/app", "latest", &old).await;
-    let mirror = crate::registry_kit::start(|config| config.mirror = Some(format!("http://{address}"))).await;
-    let digest_of =
-        |response: reqwest::Response| crate::registry_kit::header(&response, "docker-content-digest");
-    assert_eq!(digest_of(mirror.get("/v2/team/app/manifests/latest").await), first.to_string());
-    let blob = mirror.get(&format!("/v2/team/app/blobs/{}", Digest::of(&old))).await;
-    assert_eq!(blob.bytes().await.unwrap(), old);
-    // A tag that moved is noticed.
-    let second = behind.push_image("team/app", "latest", &new).await;
-    assert_eq!(digest_of(mirror.get("/v2/team/app/manifests/latest").await), second.to_string());
-    // Many at once, one transfer, and not a wrong byte.
-    let path = format!("/v2/team/app/blobs/{}", Digest::of(&new));
-    let pulls = futures_util::future::join_all((0..8).map(|_| mirror.get(&path))).await;
-    for pull in pulls {
-        assert_eq!(pull.bytes().await.unwrap(), new);
+#[test]
+fn every_request_leaves_a_line_unless_nobody_wants_it() {
+    let log_of = |more: &[&str]| {
+        let folder = tempfile::tempdir().unwrap();
+        run(Command::new("htpasswd").args(["-cbB"]).arg(folder.path().join("users")).args(["ann", "secret"]));
+        let log = folder.path().join("log");
+        let address = format!("127.0.0.1:{}", crate::support::free_port());
+        let mut command = crate::support::fnbuild();
+        command.args(["registry", "serve", "--listen", &address, "--data-dir"]).arg(folder.path());
+        command.arg("--htpasswd").arg(folder.path().join("users")).args(more);
+        let _server = Server::start(command.stderr(std::fs::File::create(&log).unwrap()));
+        wait_until("the registry's port", Duration::from_secs(30), || {
+            std::net::TcpStream::connect(&address).is_ok()
+        });
+        let url = format!("http://{address}/v2/some/name/tags/list?n=5");
+        run(Command::new("curl").args(["-s", "-u", "ann:secret", &url]));
+        drop(_server);
+        std::fs::read_to_string(&log).unwrap()
+    };
+    let log = log_of(&[]);
+    let line = log.lines().find(|line| line.contains("/v2/some/name/tags/list?n=5")).expect(&log);
+    for part in ["peer=127.0.0.1:", "user=\"ann\"", "method=GET", "status=404", "size=", "micros="] {
+        assert!(line.contains(part), "{part} is missing in {line}");
     }
-    assert_eq!(mirror.get(&format!("/v2/team/app/blobs/{}", Digest::of("nowhere"))).await.status(), 404);
-    // A damaged blob upstream is not taken.
-    let bad = behind.push_blob("team/app", &random(40_000)).await;
-    let stored = folder.path().join("upstream/docker/registry/v2/blobs/sha256");
-    std::fs::write(stored.join(&bad.hex()[..2]).join(bad.hex()).join("data"), random(40_000)).unwrap();
-    assert_eq!(mirror.get(&format!("/v2/team/app/blobs/{bad}")).await.status(), 502);
-    source.kill();
-    assert_eq!(digest_of(mirror.get("/v2/team/app/manifests/latest").await), second.to_string());
-    assert_eq!(mirror.get(&format!("/v2/team/app/manifests/{first}")).await.status(), 200);
-    assert_eq!(mirror.get(&path).await.bytes().await.unwrap(), new);
-    assert_eq!(mirror.get("/v2/team/app/manifests/unknown").await.status(), 502);
+    assert!(!line.contains("secret"));
+    assert!(!log_of(&["--no-access-log"]).contains("tags/list"));
 }

@@ -146,6 +146,23 @@ async fn old_untagged_versions_go_but_not_what_a_tag_leads_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn uploads_that_nobody_goes_on_with_are_swept() {
+    let registry = start(|_| ()).await;
+    let location = registry.begin("gc/upload").await;
+    assert_eq!(registry.patch(&location, Some(0), &random(1000)).await.status(), StatusCode::ACCEPTED);
+    let young = collect(&registry.root, Policy::default()).await.unwrap();
+    assert_eq!((young.uploads, registry.get(&location).await.status()), (0, StatusCode::NO_CONTENT));
+    let old = Policy { uploads: Duration::ZERO, ..Policy::default() };
+    let dry = collect(&registry.root, Policy { dry_run: true, ..old }).await.unwrap();
+    assert_eq!(
+        (dry.uploads, dry.upload_bytes, registry.get(&location).await.status().as_u16()),
+        (1, 1000, 204)
+    );
+    assert_eq!(collect(&registry.root, old).await.unwrap().uploads, 1);
+    assert_eq!(registry.get(&location).await.status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_program_collects_through_a_running_registry_and_without_one() {
     let data = tempfile::tempdir().unwrap();
     let gc = |more: &[&str]| -> Report {

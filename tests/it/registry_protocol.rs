@@ -4,7 +4,7 @@ use fnbuild::oci::Digest;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::registry_kit::{INDEX, MANIFEST, code, header, manifest_of, random, sha512, start};
+use crate::registry_kit::{INDEX, MANIFEST, code, header, manifest_of, random, sha512, start, start_in};
 
 #[tokio::test]
 async fn a_blob_is_pulled_whole_in_parts_and_on_condition() {
@@ -389,16 +389,30 @@ async fn tags_manifests_and_blobs_are_deleted_each_for_itself() {
 
 #[tokio::test]
 async fn a_read_only_registry_serves_and_refuses() {
-    let writable = start(|_| ()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let writable = start_in(folder.path(), |_| ()).await;
     let digest = writable.push_image("read/only", "t", b"layer").await;
-    let refused = {
-        let root = tempfile::tempdir().unwrap();
-        let registry = crate::registry_kit::start_in(root.path(), |config| config.read_only = true).await;
-        let refused = registry.send(Method::POST, "/v2/read/only/blobs/uploads/").await;
-        (refused.status(), code(refused).await)
-    };
-    assert_eq!(refused, (StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED".into()));
-    assert_eq!(writable.get(&format!("/v2/read/only/manifests/{digest}")).await.status(), StatusCode::OK);
+    writable.stop().await;
+    let registry = start_in(folder.path(), |config| config.read_only = true).await;
+    let (manifest, blob) = (
+        format!("/v2/read/only/manifests/{digest}"),
+        format!("/v2/read/only/blobs/{}", Digest::of(b"layer")),
+    );
+    for path in [&manifest, &blob, "/v2/read/only/tags/list", "/v2/_catalog"] {
+        assert_eq!(registry.get(path).await.status(), StatusCode::OK, "{path}");
+    }
+    for (method, path) in [
+        (Method::POST, "/v2/read/only/blobs/uploads/"),
+        (Method::PUT, "/v2/read/only/manifests/t"),
+        (Method::DELETE, "/v2/read/only/manifests/t"),
+        (Method::DELETE, &manifest),
+        (Method::DELETE, &blob),
+    ] {
+        let refused = registry.send(method.clone(), path).await;
+        assert_eq!(refused.status(), StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+        assert_eq!(code(refused).await, "UNSUPPORTED");
+    }
+    assert_eq!(registry.get(&manifest).await.status(), StatusCode::OK);
 }
 
 #[tokio::test]

@@ -83,6 +83,9 @@ impl Store {
         }
         self.collect_strays(before, &mut report).await?;
         (report.uploads, report.upload_bytes) = self.uploads.sweep(policy.uploads, policy.dry_run)?;
+        if !policy.dry_run {
+            self.write_layout().await;
+        }
         Ok(report)
     }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! ROOT/oci-layout, blobs/sha256/HEX, blobs/sha512/HEX   every blob and manifest, once
+//! ROOT/index.json                                       every tag, for other tools: see [`layout`]
 //! ROOT/journal/N.log, N.snap                            repositories, tags, manifests: see [`journal`]
 //! ROOT/uploads/…                                        what is not complete
 //! ROOT/lock                                             held by the one process that may write
@@ -18,6 +19,7 @@
 mod collect;
 mod index;
 mod journal;
+mod layout;
 mod record;
 mod upload;
 
@@ -112,6 +114,18 @@ impl Store {
         let uploads = Uploads::new(root.join("uploads"));
         let gate = Arc::new(tokio::sync::RwLock::new(()));
         Ok(Self { root: root.into(), index, journal, uploads, gate, _lock: lock })
+    }
+
+    /// Brings `index.json` up to date. Nothing rests on it, so that a failure is only logged.
+    pub async fn write_layout(&self) {
+        let (root, index) = (self.root.clone(), self.index.clone());
+        let written = blocking(move || {
+            layout::write(&root, &index)
+                .map_err(|source| StoreError::io("write index.json in", &root, source))
+        });
+        if let Err(error) = written.await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the layout's index");
+        }
     }
 
     pub fn uploads(&self) -> &Uploads {

@@ -121,6 +121,11 @@ impl Uploads {
         (name, path)
     }
 
+    /// The file of an upload.
+    pub fn path(&self, repository: &Repository, id: &UploadId) -> PathBuf {
+        self.folder.join(file_name(repository, id))
+    }
+
     /// Opens an upload for one request; a second one at the same time is refused.
     pub fn open(&self, repository: &Repository, id: &UploadId) -> Result<Upload<'_>, StoreError> {
         let name = file_name(repository, id);
@@ -142,7 +147,16 @@ impl Uploads {
         };
         // A hash that does not fit the file is of no use; the bytes will be read back.
         let hasher = state.hasher.take().filter(|hasher| hasher.bytes() == size);
-        Ok(Upload { uploads: self, name, path, size, hasher, hold: state.hold.clone(), over: false })
+        Ok(Upload {
+            uploads: self,
+            name,
+            path,
+            size,
+            hasher,
+            hold: state.hold.clone(),
+            over: false,
+            progress: None,
+        })
     }
 
     /// Removes uploads that nobody has written to for `age`, or counts them. How many, and their bytes.
@@ -191,9 +205,17 @@ pub struct Upload<'a> {
     hasher: Option<Hasher>,
     hold: Arc<()>,
     over: bool,
+    progress: Option<Progress>,
 }
 
+/// Told how many bytes are in the file, each time that it has grown.
+pub type Progress = Arc<dyn Fn(u64) + Send + Sync>;
+
 impl Upload<'_> {
+    pub fn report_to(&mut self, progress: Progress) {
+        self.progress = Some(progress);
+    }
+
     /// Bytes received in earlier requests, and in this one once [`Upload::append`] has returned.
     pub fn size(&self) -> u64 {
         self.size
@@ -251,10 +273,12 @@ impl Upload<'_> {
         let before = self.size;
         let (chunks, waiting) = mpsc::channel(CHUNKS);
         let (path, hasher) = (self.path.clone(), self.hasher.take());
-        let hold = self.hold.clone();
+        let (hold, progress) = (self.hold.clone(), self.progress.clone());
         let writer = tokio::task::spawn_blocking(move || {
             let _hold = hold;
-            write_chunks(&path, before, hasher, waiting)
+            let mut hashing = Hashing { hasher, size: before, progress };
+            let written = write_chunks(&path, &mut hashing, waiting);
+            (written.map(|()| hashing.size - before), hashing.hasher)
         });
         let fed = feed(first, body, chunks).await;
         let (written, hasher) = writer.await.map_err(|_| StoreError::Stopped)?;
@@ -351,34 +375,48 @@ where
     ended
 }
 
-/// Writes behind the first `size` bytes and hashes on the way. Gives back how much was written and the running hash.
-fn write_chunks(
-    path: &Path,
-    size: u64,
+/// What is known of the file's content while it is written.
+struct Hashing {
+    /// `None` where it is not known; the bytes are read back then.
     hasher: Option<Hasher>,
-    mut chunks: mpsc::Receiver<Vec<Bytes>>,
-) -> (Result<u64, StoreError>, Option<Hasher>) {
-    let io = |source| StoreError::io("write", path, source);
-    let mut file = match File::options().append(true).open(path) {
-        Ok(file) => file,
-        Err(error) => return (Err(io(error)), None),
-    };
-    let mut hasher = hasher;
-    let mut written = 0;
-    while let Some(chunk) = chunks.blocking_recv() {
-        if let Err(error) = write_all(&mut file, &chunk) {
-            // A full disk should not stay full of something that nobody was told is there.
-            let _ = file.set_len(size);
-            return (Err(io(error)), None);
-        }
-        for bytes in &chunk {
-            written += bytes.len() as u64;
-            if let Some(hasher) = &mut hasher {
+    size: u64,
+    progress: Option<Progress>,
+}
+
+impl Hashing {
+    fn take(&mut self, chunk: &[Bytes]) {
+        for bytes in chunk {
+            self.size += bytes.len() as u64;
+            if let Some(hasher) = &mut self.hasher {
                 hasher.update(bytes);
             }
         }
+        if let Some(progress) = &self.progress {
+            progress(self.size);
+        }
     }
-    (Ok(written), hasher)
+}
+
+/// Writes behind what is there and hashes on the way. After a failure the hash is of no use.
+fn write_chunks(
+    path: &Path,
+    hashing: &mut Hashing,
+    mut chunks: mpsc::Receiver<Vec<Bytes>>,
+) -> Result<(), StoreError> {
+    let before = hashing.size;
+    let io = |source| StoreError::io("write", path, source);
+    let opened = File::options().append(true).open(path);
+    let mut file = opened.map_err(io).inspect_err(|_| hashing.hasher = None)?;
+    while let Some(chunk) = chunks.blocking_recv() {
+        if let Err(error) = write_all(&mut file, &chunk) {
+            hashing.hasher = None;
+            // A full disk should not stay full of something that nobody was told is there.
+            let _ = file.set_len(before);
+            return Err(io(error));
+        }
+        hashing.take(&chunk);
+    }
+    Ok(())
 }
 
 fn write_all(file: &mut File, chunk: &[Bytes]) -> io::Result<()> {
