@@ -1,17 +1,15 @@
 #!/usr/bin/env python3
 """The embedded registry beside docker-registry, in one run: the figures of docs/benchmarks.md, part "registry".
 
-usage: scripts/bench-registry [--quick] [--write] [--fnbuild PATH]
-
---quick   smaller sizes and fewer rounds: a look, not a measurement
---write   put the table into docs/benchmarks.md, between its markers
-
 Both registries get the same requests, one after the other, on loopback and on the same disk. The load comes from processes of
-this script that send prepared bytes over raw sockets; medians are compared. Needs docker-registry (Debian) and a release build.
+this script that send prepared bytes over raw sockets; medians are compared. Needs docker-registry (Debian) and a release build;
+for the push also a data folder with the default base.
 """
-import argparse, hashlib, json, multiprocessing, os, re, shutil, socket, statistics, subprocess, sys, tempfile, time
+import argparse, hashlib, json, multiprocessing, os, pathlib, re, shutil, socket, statistics, subprocess, sys, tempfile, time
 
-REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TABLE = ROOT / "docs/benchmarks.md"
+BEGIN, END = "<!-- registry: written by scripts/bench registry -->", "<!-- registry: end -->"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
@@ -148,10 +146,6 @@ def timed(work):
     return time.perf_counter() - start
 
 
-def median_of(count, work):
-    return statistics.median(timed(work) for _ in range(count))
-
-
 def one_client(registry, rounds):
     connection, config = Connection(registry.port), b"{}"
     connection.push_blob("one/client", config, digest(config))
@@ -198,10 +192,20 @@ def many_clients(registry, images):
     return 64 * images / took
 
 
-def large_put(registry, content, name):
+def large(registry, options):
+    """PUT and GET of 1 GB: MB/s and MiB, then wall and CPU seconds by number of clients."""
+    found, size = {}, 64 if options.quick else 1000
+    puts, rounds = [], 1 if options.quick else 3
     registry.reset_peak()
-    took = timed(lambda: Connection(registry.port).push_blob("large/put", content, name))
-    return len(content) / took / 1e6, registry.memory("VmHWM")
+    for _ in range(rounds):
+        content = os.urandom(1_000_000) * size
+        name = digest(content)
+        puts.append(len(content) / timed(lambda: Connection(registry.port).push_blob("large/put", content, name)) / 1e6)
+    del content
+    found["put"], found["put memory"] = statistics.median(puts), registry.memory("VmHWM")
+    for clients in (1, 16):
+        found[f"get {clients}"], found[f"get cpu {clients}"] = large_get(registry, name, clients, 1 if options.quick else 5)
+    return found
 
 
 def getter(port, path, done):
@@ -225,109 +229,136 @@ def large_get(registry, name, clients, rounds):
     return statistics.median(walls), statistics.median(cpus)
 
 
-def filler(port, numbers, content, config, layer):
-    connection = Connection(port)
+def filler(port, numbers):
+    connection, config = Connection(port), b"{}"
+    name, content = digest(config), manifest(config, config)
     for number in numbers:
-        name = f"fill/{number:05}"
-        connection.push_blob(name, config, digest(config))
-        connection.push_blob(name, layer, digest(layer))
+        repository = f"fill/{number:05}"
+        status, _, _ = connection.send("POST", f"/v2/{repository}/blobs/uploads/?mount={name}&from=fill/seed")
+        assert status == 201, status
         for tag in ("1", "2", "latest"):
-            connection.push_manifest(name, tag, content)
+            connection.push_manifest(repository, tag, content)
 
 
-def fill(registry, first, last):
-    config, layer = b"{}", b"a layer"
-    content = manifest(config, layer)
-    numbers = list(range(first, last))
-    fillers = [multiprocessing.Process(target=filler, args=(registry.port, numbers[n::16], content, config, layer)) for n in range(16)]
+def fill(registry, count):
+    """So many repositories with three tags each."""
+    Connection(registry.port).push_blob("fill/seed", b"{}", digest(b"{}"))
+    numbers = list(range(count))
+    fillers = [multiprocessing.Process(target=filler, args=(registry.port, numbers[n::16])) for n in range(16)]
     [process.start() for process in fillers]
     [process.join() for process in fillers]
+    assert all(process.exitcode == 0 for process in fillers)
 
 
-def lists(registry, rounds):
-    connection = Connection(registry.port)
-    result = []
-    for method, path in (("GET", "/v2/fill/00010/tags/list"), ("GET", "/v2/_catalog?n=10"), ("HEAD", "/v2/fill/00010/manifests/latest")):
-        def ask():
-            status, _, _ = connection.send(method, path)
-            assert status == 200, (path, status)
-        ask()
-        result.append(median_of(rounds, ask) * 1e3)
-    return result
+def repositories(kind, options):
+    """Milliseconds of three questions to a registry with 20 repositories and to one with 20,000, asked in turn."""
+    questions = (("GET", "/v2/fill/00010/tags/list"), ("GET", "/v2/_catalog?n=10"), ("HEAD", "/v2/fill/00010/manifests/latest"))
+    with Registry(kind, options.fnbuild) as small, Registry(kind, options.fnbuild) as full:
+        fill(small, 20)
+        fill(full, 500 if options.quick else 20_000)
+        connections = [Connection(small.port), Connection(full.port)]
+        taken = {(question, place): [] for question in questions for place in (0, 1)}
+        for number in range(20 if options.quick else 300):
+            for question in questions:
+                for place in (number % 2, 1 - number % 2):
+                    start = time.perf_counter()
+                    status, _, _ = connections[place].send(*question, b"", f"Accept: {MANIFEST}\r\n")
+                    taken[question, place].append(time.perf_counter() - start)
+                    assert status == 200, (question, status)
+        middle = [[statistics.median(taken[question, place]) * 1e3 for question in questions] for place in (0, 1)]
+        return {"few": middle[0], "lots": middle[1], "filled": full.memory()}
 
 
-def measure(kind, options):
-    quick = options.quick
-    size = (64 if quick else 1000) * 1_000_000
-    found = {}
-    with Registry(kind, options.fnbuild) as registry:
-        time.sleep(1)
-        found["idle"] = registry.memory()
-        found["blob"], found["manifest"] = one_client(registry, 50 if quick else 300)
-        found["many"] = many_clients(registry, 4 if quick else 20)
-    with Registry(kind, options.fnbuild) as registry:
-        content = os.urandom(1_000_000) * (size // 1_000_000)
-        name = digest(content)
-        found["put"], found["put memory"] = large_put(registry, content, name)
-        del content
-        for clients in (1, 16):
-            rounds = (1 if clients == 16 else 2) if quick else (3 if clients == 16 else 5)
-            found[f"get {clients}"], found[f"get cpu {clients}"] = large_get(registry, name, clients, rounds)
-    with Registry(kind, options.fnbuild) as registry:
-        fill(registry, 0, 20)
-        found["few"] = lists(registry, 200)
-        fill(registry, 20, 500 if quick else 20_000)
-        found["lots"] = lists(registry, 20 if quick else 200)
-        found["filled"] = registry.memory()
+def small(registry, options):
+    time.sleep(2)
+    found = {"idle": registry.memory()}
+    found["blob"], found["manifest"] = one_client(registry, 50 if options.quick else 300)
+    found["many"] = many_clients(registry, 4 if options.quick else 20)
     return found
 
 
-def table(ours, theirs):
-    ratio = lambda name: ours[name] / theirs[name]
-    rows = [
-        ("POST + PUT of 1 KB, one client", f"{ours['blob']:.2f} ms", f"{theirs['blob']:.2f} ms", f"{ratio('blob'):.2f}", "≤ 0.5"),
-        ("manifest PUT, one client", f"{ours['manifest']:.2f} ms", f"{theirs['manifest']:.2f} ms", f"{ratio('manifest'):.2f}", "≤ 0.5"),
-        ("64 clients pushing small images", f"{ours['many']:.0f}/s", f"{theirs['many']:.0f}/s", f"{ratio('many'):.2f}", "≥ 3"),
-        ("PUT of 1 GB", f"{ours['put']:.0f} MB/s", f"{theirs['put']:.0f} MB/s", f"{ratio('put'):.2f}", "≥ 1.3"),
-        ("… resident memory at most", f"{ours['put memory']:.0f} MiB", f"{theirs['put memory']:.0f} MiB", "", "< 40 MiB"),
-    ]
+def push(registry, options):
+    """Milliseconds of `fnbuild push` as a whole process, after a change of 1 KB."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = pathlib.Path(folder) / "func.py"
+        command = [options.fnbuild, "push", source, "--image-only", "--registry", f"127.0.0.1:{registry.port}",
+                   "--data-dir", options.data_dir, "--quiet"]
+
+        def change():
+            source.write_text(f"STAMP = '{os.urandom(16).hex()}'\ndef run(x, y):\n    return x + y\n" + "#" * 900 + "\n")
+            return timed(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
+
+        change()
+        return {"push": statistics.median(change() for _ in range(10 if options.quick else 50)) * 1e3}
+
+
+def measure(kind, options):
+    found = {}
+    for part, work in (("small", small), ("large", large), ("push", push)):
+        if part in options.only:
+            with Registry(kind, options.fnbuild) as registry:
+                found.update(work(registry, options))
+    if "repositories" in options.only:
+        found.update(repositories(kind, options))
+    return found
+
+
+def rows(ours, theirs):
+    """What was measured, as rows of the table."""
+
+    def row(label, name, shown, goal, other=None):
+        if name in ours:
+            ratio = f"{ours[name] / max(theirs[name], 0.01):.2f}" if other is None else other
+            yield label, shown(ours[name]), shown(theirs[name]), ratio, goal
+
+    milliseconds, seconds = (lambda value: f"{value:.2f} ms"), (lambda value: f"{value:.2f} s")
+    mebibytes = lambda value: f"{value:.1f} MiB"
+    yield from row("POST + PUT of 1 KB, one client", "blob", milliseconds, "≤ 0.5")
+    yield from row("manifest PUT, one client", "manifest", milliseconds, "≤ 0.5")
+    yield from row("64 clients pushing small images", "many", lambda value: f"{value:.0f}/s", "≥ 3")
+    yield from row("PUT of 1 GB", "put", lambda value: f"{value:.0f} MB/s", "≥ 1.3")
+    yield from row("… resident memory at most", "put memory", mebibytes, "< 40 MiB", "")
     for clients in (1, 16):
-        wall, cpu = f"get {clients}", f"get cpu {clients}"
-        rows.append((f"GET of 1 GB, {clients} client{'s' if clients > 1 else ''}", f"{ours[wall]:.2f} s", f"{theirs[wall]:.2f} s", f"{ratio(wall):.2f}", "≤ 1"))
-        rows.append(("… CPU time", f"{ours[cpu]:.2f} s", f"{theirs[cpu]:.2f} s", f"{ours[cpu] / max(theirs[cpu], 0.01):.2f}", "≤ 1.15"))
-    for place, what in enumerate(("tag list", "catalog page", "HEAD")):
-        mine, other = (found["lots"][place] / found["few"][place] for found in (ours, theirs))
-        rows.append((f"{what}: 20,000 repositories against 20", f"{ours['lots'][place]:.2f} ms = {mine:.2f} ×",
-                     f"{theirs['lots'][place]:.2f} ms = {other:.2f} ×", f"{ours['lots'][place] / theirs['lots'][place]:.2f}", "1 ×"))
-    rows.append(("idle resident memory", f"{ours['idle']:.1f} MiB", f"{theirs['idle']:.1f} MiB", f"{ratio('idle'):.2f}", "≤ 0.5"))
-    rows.append(("… with 20,000 repositories", f"{ours['filled']:.1f} MiB", f"{theirs['filled']:.1f} MiB", f"{ratio('filled'):.2f}", ""))
-    lines = ["| work | fnbuild registry | docker-registry 2.8.2 | ratio | to reach |", "|---|---|---|---|---|"]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+        label = f"GET of 1 GB, {clients} client{'s' if clients > 1 else ''}"
+        yield from row(label, f"get {clients}", seconds, "≤ 1")
+        yield from row(f"{label}: CPU time", f"get cpu {clients}", seconds, "≤ 1.15")
+    for place, what in enumerate(("tag list", "catalog page", "HEAD") if "lots" in ours else ()):
+        shown = lambda found: f"{found['lots'][place]:.2f} ms = {found['lots'][place] / found['few'][place]:.2f} ×"
+        yield (f"{what}: 20,000 repositories against 20", shown(ours), shown(theirs),
+               f"{ours['lots'][place] / theirs['lots'][place]:.2f}", "1 ×")
+    yield from row("idle resident memory", "idle", mebibytes, "≤ 0.5")
+    yield from row("resident memory with 20,000 repositories", "filled", mebibytes, "")
+    yield from row("`fnbuild push` of a 1 KB change, whole process", "push", milliseconds, "≤ 8 ms")
 
 
-def write(text):
-    path = os.path.join(REPOSITORY, "docs", "benchmarks.md")
-    begin, end = "<!-- registry: begin -->", "<!-- registry: end -->"
-    page = open(path).read() if os.path.exists(path) else "# Benchmarks\n"
-    if begin not in page:
-        page += f"\n## Registry\n\n{begin}\n{end}\n"
-    head, rest = page.split(begin, 1)
-    with open(path, "w") as file:
-        file.write(head + begin + "\n" + text + "\n" + end + rest.split(end, 1)[1])
+def write(lines):
+    """Puts the rows into docs/benchmarks.md; those that were not measured this time stay."""
+    page = TABLE.read_text() if TABLE.exists() else "# Benchmarks\n"
+    if BEGIN not in page:
+        page = page.rstrip() + f"\n\n## Registry\n\n{BEGIN}\n{END}\n"
+    head, rest = page.split(BEGIN, 1)
+    before, tail = rest.split(END, 1)
+    kept = {line.split("|")[1].strip(): line for line in before.strip().splitlines()}
+    kept.update({line.split("|")[1].strip(): line for line in lines})
+    TABLE.write_text(head + BEGIN + "\n" + "\n".join(kept.values()) + "\n" + END + tail)
 
 
 def main():
+    parts = ("small", "large", "repositories", "push")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--write", action="store_true")
-    parser.add_argument("--fnbuild", default=os.path.join(REPOSITORY, "target/release/fnbuild"))
+    parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer rounds: a look, not a measurement")
+    parser.add_argument("--dry", action="store_true", help="leave docs/benchmarks.md as it is")
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--fnbuild", default=str(ROOT / "target/release/fnbuild"))
+    parser.add_argument("--data-dir", default=os.environ.get("FNBUILD_DATA_DIR", "/var/lib/fnbuild"))
     options = parser.parse_args()
     theirs = measure("docker-registry", options)
     ours = measure("fnbuild", options)
-    text = table(ours, theirs)
-    print(text)
-    if options.write:
-        write(text)
+    lines = ["| work | fnbuild registry | docker-registry 2.8.2 | ratio | to reach |", "|---|---|---|---|---|"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows(ours, theirs)]
+    print("\n".join(lines))
+    if not options.quick and not options.dry:
+        write(lines)
 
 
 if __name__ == "__main__":
