@@ -13,7 +13,6 @@ use crate::registry::Registry;
 use super::registry_flags::AccessArguments;
 use super::{Common, Outcome, OutputFormat, Printer, table};
 
-/// Build, list and find the images that functions stand on
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(subcommand)]

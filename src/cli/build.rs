@@ -17,7 +17,6 @@ use crate::image::{self, Image, Layout};
 use crate::oci::{Reference, Tag};
 use crate::publish::{self, Job, Meter};
 
-/// Make an image from a zip, a .py file or a folder
 #[derive(clap::Args)]
 pub struct Arguments {
     /// A .zip, a .py file or a folder

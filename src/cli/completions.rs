@@ -5,7 +5,6 @@ use clap_complete::Shell;
 
 use super::{Cli, Outcome, Printer};
 
-/// Print a completion script for a shell
 #[derive(clap::Args)]
 pub struct Arguments {
     #[arg(value_enum)]

@@ -9,7 +9,6 @@ use super::server::{Server, ServerArguments, block_on};
 use super::settings::SettingArguments;
 use super::{Outcome, OutputFormat, Printer};
 
-/// Change what a function is run with
 #[derive(clap::Args)]
 pub struct Arguments {
     name: FunctionName,

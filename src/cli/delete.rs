@@ -8,7 +8,6 @@ use crate::function::FunctionName;
 use super::server::{Server, ServerArguments, block_on};
 use super::{Outcome, OutputFormat, Printer};
 
-/// Delete a function
 #[derive(clap::Args)]
 pub struct Arguments {
     name: FunctionName,

@@ -11,7 +11,6 @@ use crate::publish::TITLE;
 use super::server::{Server, ServerArguments, block_on};
 use super::{Outcome, OutputFormat, Printer, table};
 
-/// Show a function, its settings and its replicas
 #[derive(clap::Args)]
 pub struct Arguments {
     name: FunctionName,

@@ -12,7 +12,6 @@ use crate::function::FunctionName;
 use super::server::{Server, ServerArguments, whole};
 use super::{Outcome, Printer};
 
-/// Run a command in a function's container
 #[derive(clap::Args)]
 pub struct Arguments {
     name: FunctionName,

@@ -7,7 +7,6 @@ use crate::function::FunctionName;
 use super::server::{Server, ServerArguments, block_on};
 use super::{Outcome, Printer};
 
-/// Write manifests for Kubernetes, Knative or compose
 #[derive(clap::Args)]
 pub struct Arguments {
     #[arg(required = true)]

@@ -12,7 +12,6 @@ use crate::function::Target;
 use super::server::{Server, ServerArguments, block_on, whole};
 use super::{Outcome, Printer};
 
-/// Call a function
 #[derive(clap::Args)]
 pub struct Arguments {
     /// NAME, or NAME@VERSION for one version of it

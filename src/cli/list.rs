@@ -5,7 +5,6 @@ use crate::api::{Functions, Summary};
 use super::server::{Server, ServerArguments, block_on};
 use super::{Outcome, OutputFormat, Printer, table};
 
-/// List the functions
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]

@@ -12,7 +12,6 @@ use crate::image::{Base, Layout};
 use crate::oci::Platform;
 use crate::source::{self, Source};
 
-/// Resolve a source's requirements and keep the result as requirements.lock
 #[derive(clap::Args)]
 pub struct Arguments {
     /// A folder (the lock is written into it), a zip or a .py file (beside it)

@@ -13,7 +13,6 @@ use super::{Outcome, Printer};
 /// Longer input is no password.
 const LONGEST: u64 = 64 << 10;
 
-/// Log in to a registry
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The registry

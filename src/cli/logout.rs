@@ -6,7 +6,6 @@ use crate::registry::credentials;
 
 use super::{Outcome, Printer};
 
-/// Forget the credentials of a registry
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The registry

@@ -13,7 +13,6 @@ use super::server::{Server, ServerArguments, block_on, whole};
 use super::settings::parse_duration;
 use super::{Outcome, OutputFormat, Printer};
 
-/// Show what a function printed
 #[derive(clap::Args)]
 pub struct Arguments {
     name: FunctionName,

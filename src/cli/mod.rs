@@ -85,34 +85,59 @@ impl Common {
     }
 }
 
+/// A verb's own arguments are made only when it is called: most of what a start would have to go through.
 #[derive(Subcommand)]
+#[command(defer = true)]
 enum Verb {
+    /// Build, list and find the images that functions stand on
     Base(base::Arguments),
+    /// Make an image from a zip, a .py file or a folder
     Build(Box<build::Arguments>),
+    /// Print a completion script for a shell
     Completions(completions::Arguments),
+    /// Change what a function is run with
     Config(config::Arguments),
+    /// Delete a function
     #[command(visible_alias = "rm")]
     Delete(delete::Arguments),
+    /// Show a function, its settings and its replicas
     Describe(describe::Arguments),
+    /// Run a command in a function's container
     Exec(exec::Arguments),
+    /// Write manifests for Kubernetes, Knative or compose
     Export(export::Arguments),
+    /// Call a function
     Invoke(invoke::Arguments),
+    /// List the functions
     #[command(visible_alias = "ls")]
     List(list::Arguments),
+    /// Resolve a source's requirements and keep the result as requirements.lock
     Lock(lock::Arguments),
     #[command(hide = true)]
     LogWriter(log_writer::Arguments),
+    /// The embedded OCI registry
     Registry(registry::Arguments),
+    /// Log in to a registry
     Login(login::Arguments),
+    /// Forget the credentials of a registry
     Logout(logout::Arguments),
+    /// Build a function's image, push it, and switch the server over to it
     Push(Box<push::Arguments>),
+    /// Show what a function printed
     Logs(logs::Arguments),
+    /// Go back to an earlier version
     Rollback(rollback::Arguments),
+    /// Say how many replicas stay up without calls
     Scale(scale::Arguments),
+    /// Keep keys and passwords for functions
     Secret(secret::Arguments),
+    /// Run the server: records, replicas, the trigger and the management API
     Serve(Box<serve::Arguments>),
+    /// Show whether the server is ready
     Status(status::Arguments),
+    /// Move records between stores and files
     Store(store::Arguments),
+    /// List a function's versions
     Versions(versions::Arguments),
 }
 
@@ -187,6 +212,10 @@ mod tests {
 
     #[test]
     fn the_arguments_of_all_verbs_are_sound() {
-        <Cli as clap::CommandFactory>::command().debug_assert();
+        let command = <Cli as clap::CommandFactory>::command();
+        for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+            assert!(verb.get_about().is_some(), "the list of verbs says nothing of {}", verb.get_name());
+        }
+        command.debug_assert();
     }
 }

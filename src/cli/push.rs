@@ -22,7 +22,6 @@ use super::server::{Server, ServerArguments, ServerError};
 use super::settings::SettingArguments;
 use super::{Common, Outcome, OutputFormat, Printer};
 
-/// Build a function's image, push it, and switch the server over to it
 #[derive(clap::Args)]
 pub struct Arguments {
     /// A zip, a .py file or a folder

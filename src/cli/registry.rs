@@ -12,7 +12,6 @@ use crate::registry_server::{self, Config, Policy, Report};
 use super::settings::parse_duration;
 use super::{Common, Outcome, OutputFormat, Printer};
 
-/// The embedded OCI registry
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(subcommand)]

@@ -8,7 +8,6 @@ use crate::function::{FunctionName, VersionNumber};
 use super::server::{Server, ServerArguments, block_on};
 use super::{Outcome, OutputFormat, Printer};
 
-/// Go back to an earlier version
 #[derive(clap::Args)]
 pub struct Arguments {
     name: FunctionName,

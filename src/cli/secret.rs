@@ -13,7 +13,6 @@ use crate::secrets::{LARGEST_SECRET, SecretName};
 use super::server::{Server, ServerArguments, block_on};
 use super::{Outcome, OutputFormat, Printer};
 
-/// Keep keys and passwords for functions
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(subcommand)]

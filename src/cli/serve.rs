@@ -8,7 +8,6 @@ use crate::serve::{self, Server};
 
 use super::{Common, Outcome, Printer};
 
-/// Run the server: records, replicas, the trigger and the management API
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]

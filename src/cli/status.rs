@@ -5,7 +5,6 @@ use crate::api::Status;
 use super::server::{Server, ServerArguments, block_on};
 use super::{Outcome, OutputFormat, Printer};
 
-/// Show whether the server is ready
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]

@@ -14,7 +14,6 @@ use crate::store::{EtcdStore, FunctionStore, SledStore, Transferred, export, imp
 use super::server::block_on;
 use super::{Common, Outcome, OutputFormat, Printer};
 
-/// Move records between stores and files
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(subcommand)]

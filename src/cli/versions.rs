@@ -6,7 +6,6 @@ use crate::function::FunctionName;
 use super::server::{Server, ServerArguments, block_on};
 use super::{Outcome, OutputFormat, Printer, table};
 
-/// List a function's versions
 #[derive(clap::Args)]
 pub struct Arguments {
     name: FunctionName,

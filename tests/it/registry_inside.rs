@@ -116,10 +116,16 @@ impl Setting {
 impl Drop for Setting {
     fn drop(&mut self) {
         let cleaned = self.fnbuild(&["serve", "--clean-up", "--registry", "localhost:1"]).output();
-        let removed = |_| {
+        let ctr = |arguments: &[&str]| {
             let mut ctr = Command::new("ctr");
-            ctr.arg("--address").arg(containerd()).args(["namespaces", "remove", &self.namespace]);
-            let gone = ctr.output().is_ok_and(|output| {
+            ctr.arg("--address").arg(containerd()).args(["--namespace", &self.namespace]).args(arguments);
+            ctr.output()
+        };
+        let removed = |_| {
+            // A lease that is deleted like this makes containerd collect at once.
+            let _ = ctr(&["leases", "create", "--id", "collect"]);
+            let _ = ctr(&["leases", "delete", "--sync", "collect"]);
+            let gone = ctr(&["namespaces", "remove", &self.namespace]).is_ok_and(|output| {
                 output.status.success() || String::from_utf8_lossy(&output.stderr).contains("not found")
             });
             std::thread::sleep(Duration::from_millis(if gone { 0 } else { 50 }));
