@@ -27,6 +27,7 @@ fn record(number: u64) -> FunctionRecord {
         base: Some(Digest::of(b"base")),
         entry: None,
         parameters: None,
+        packages: Vec::new(),
         settings: Default::default(),
         author: None,
         deployment: None,

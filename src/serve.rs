@@ -20,7 +20,7 @@ use crate::config::{Config, DataFolder, DataFolderError};
 use crate::function::FunctionRecord;
 use crate::gateway::{Gateway, Limits, listen};
 use crate::publish::{Published, Workshop};
-use crate::registry::{self, Access, Registry};
+use crate::registry::{self, Access, Registry, Remembered};
 use crate::replica::{self, FolderId, NetworkSettings, ReplicaConfig, Replicas, ScaleSettings, WallSettings};
 use crate::secrets::{SecretError, SecretKey, Secrets};
 use crate::source;
@@ -248,7 +248,8 @@ fn url(listeners: &[(TcpListener, SocketAddr)]) -> String {
 
 fn registry_of(config: &Config) -> Result<Registry, registry::Error> {
     let crate::config::RegistryConfig { host, plain_http, insecure, ca, .. } = config.registry.clone();
-    Registry::new(&host, Access { plain_http, insecure, ca, ..Access::default() })
+    let said = Access { plain_http, insecure, ca, ..Access::default() };
+    Registry::new(&host, Remembered::new(&config.data_dir).access(&host, said))
 }
 
 fn workshop(config: &Config, registry: Arc<Registry>) -> Workshop {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::function::{FunctionName, Parameter, Settings, Version, VersionNumber};
+use crate::function::{FunctionName, Package, Parameter, Settings, Version, VersionNumber};
 use crate::oci::{Annotations, Digest};
 
 /// Every error of the platform.
@@ -70,6 +70,9 @@ pub struct Described {
     /// What the entry point takes; absent where only the import could tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameters: Option<Vec<Parameter>>,
+    /// What the requirements were resolved to, each wheel by its hash.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub packages: Vec<Package>,
     pub created: String,
     pub url: String,
     pub settings: Settings,

@@ -52,6 +52,7 @@ pub async fn describe(State(api): Shared, Path(name): Path<String>) -> Result<Js
         source: version.image.source.as_ref().map(ToString::to_string),
         entry: version.image.entry.as_ref().map(ToString::to_string),
         parameters: version.image.parameters.clone(),
+        packages: version.image.packages.clone(),
         created: version.created.clone(),
         url: api.trigger(&name),
         settings: version.image.settings.clone(),

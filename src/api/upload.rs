@@ -10,6 +10,8 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
 use axum::response::Response;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt;
 use http::{HeaderMap, header};
 use serde::Deserialize;
@@ -19,10 +21,16 @@ use tokio::io::AsyncWriteExt;
 use super::functions::detached;
 use super::{Api, ApiError};
 use crate::function::{EntryPoint, FunctionName, SettingsPatch};
-use crate::publish::Order;
+use crate::publish::{Order, lock_beside};
 
 /// The header that carries changes to the settings, as JSON.
 pub const SETTINGS_HEADER: &str = "x-fnbuild-settings";
+
+/// The headers that carry a list of packages and a lock from beside the source, in base64.
+pub const REQUIREMENTS_HEADER: &str = "x-fnbuild-requirements";
+pub const LOCK_HEADER: &str = "x-fnbuild-lock";
+/// The most bytes of either, before they are encoded: a header is no place for more.
+pub const LONGEST_LIST: usize = 64 << 10;
 
 /// What sends nothing for so long has gone away.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -35,6 +43,9 @@ pub struct About {
     /// A `.py` is a module under this name; `func.py` where none is given.
     filename: Option<String>,
     base: Option<String>,
+    /// Only the packages that are listed.
+    #[serde(default)]
+    no_deps: bool,
 }
 
 /// The form of the body, where its type says it.
@@ -56,8 +67,11 @@ pub async fn upload(
     let settings = settings(request.headers())?;
     let module = about.filename.as_deref().map(module_file).transpose()?;
     let said = said_form(request.headers());
+    let lists = Lists::of(request.headers())?;
     let (folder, source) = api.spool(said, module, request).await?;
-    let order = Order { source, entry, base: about.base, settings };
+    let requirements = lists.keep(&folder, &source)?;
+    let (base, no_deps) = (about.base, about.no_deps);
+    let order = Order { source, entry, base, requirements, no_deps, settings };
     detached(async move {
         let request = api.workshop.make(&name, order).await?;
         drop(folder);
@@ -93,6 +107,39 @@ impl Api {
         tokio::fs::create_dir(folder.path().join("source")).await.map_err(failed)?;
         tokio::fs::rename(&spooled, &source).await.map_err(failed)?;
         Ok((folder, source))
+    }
+}
+
+/// What says which packages are wanted, beside the source.
+struct Lists {
+    requirements: Option<Vec<u8>>,
+    lock: Option<Vec<u8>>,
+}
+
+impl Lists {
+    fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
+        let decoded = |name: &'static str| {
+            let Some(value) = headers.get(name) else { return Ok(None) };
+            let bytes = STANDARD.decode(value).ok().filter(|bytes| bytes.len() <= LONGEST_LIST);
+            let refused = || ApiError::Request {
+                what: format!("{name}: expected base64 of at most {LONGEST_LIST} bytes"),
+            };
+            bytes.map(Some).ok_or_else(refused)
+        };
+        Ok(Self { requirements: decoded(REQUIREMENTS_HEADER)?, lock: decoded(LOCK_HEADER)? })
+    }
+
+    /// Puts the lock beside the source, where it is looked for, and gives the file of the other list.
+    fn keep(&self, folder: &TempDir, source: &std::path::Path) -> Result<Option<PathBuf>, ApiError> {
+        let failed = |source| ApiError::Disk { step: "keep the upload", source };
+        if let Some(lock) = &self.lock {
+            std::fs::write(lock_beside(source), lock).map_err(failed)?;
+        }
+        let Some(list) = &self.requirements else { return Ok(None) };
+        // Messages call it by its name.
+        let path = folder.path().join("requirements.txt");
+        std::fs::write(&path, list).map_err(failed)?;
+        Ok(Some(path))
     }
 }
 

@@ -7,7 +7,7 @@ use super::platform::Architecture;
 use super::recipe::Recipe;
 use super::tool::Stop;
 use super::{BaseError, compile, debian, rootfs, wheels};
-use crate::image::{Layout, Level, Written, write_tree};
+use crate::image::{Base, Layout, Level, Written, write_tree};
 use crate::oci::{Descriptor, Empty, History, ImageConfig, ImageManifest, RootFs, media_type};
 
 /// What is to be built, and how strictly.
@@ -88,7 +88,7 @@ pub fn build(
     ];
     let descriptor = shop.image(&layers)?;
     let tag = request.tag.clone().unwrap_or_else(|| recipe.name.clone());
-    layout.tag(&tag, descriptor.clone())?;
+    Base::keep(layout, &tag, &descriptor)?;
     let lock_written = rewrite.then(|| recipe.lock_path());
     if let Some(path) = &lock_written {
         lock.architectures.insert(architecture.debian.into(), Locked { debian: packages, wheels });

@@ -6,10 +6,13 @@ use anyhow::Context;
 
 use crate::base::{self, Recipe, Request, Stop, Strictness};
 use crate::image::Layout;
-use crate::oci::{Descriptor, Digest, ImageConfig, ImageManifest, Reference, Tag};
+use crate::oci::{
+    Descriptor, Digest, ImageConfig, ImageIndex, ImageManifest, Platform, Reference, Tag, media_type,
+};
 use crate::publish;
 use crate::registry::Registry;
 
+use super::image_flags::platform;
 use super::registry_flags::AccessArguments;
 use super::{Common, Outcome, OutputFormat, Printer, table};
 
@@ -62,6 +65,9 @@ struct Import {
     /// The base's name [default: the last part of the repository, and the tag]
     #[arg(long)]
     tag: Option<Tag>,
+    /// Of an image for several platforms this one [default: this machine's]
+    #[arg(long, value_parser = platform, value_name = "OS/CPU")]
+    platform: Option<Platform>,
     #[command(flatten)]
     access: AccessArguments,
     #[arg(short, long, value_enum, default_value_t)]
@@ -72,7 +78,7 @@ pub fn run(arguments: Arguments, common: &Common, printer: &Printer) -> anyhow::
     let folder = common.data_dir()?.join("bases");
     match arguments.verb {
         Verb::Build(arguments) => build(arguments, &folder, &common.data_dir()?.join("work"), printer),
-        Verb::Import(arguments) => import(arguments, &folder, printer),
+        Verb::Import(arguments) => import(arguments, &common.data_dir()?, printer),
         Verb::List { output } => list(&folder, output, printer),
         Verb::Path { name } => path(&folder, name.as_deref(), printer),
     }
@@ -116,17 +122,19 @@ fn build(arguments: Build, folder: &Path, work: &Path, printer: &Printer) -> any
     Ok(Outcome::Success)
 }
 
-fn import(arguments: Import, folder: &Path, printer: &Printer) -> anyhow::Result<Outcome> {
+fn import(arguments: Import, data: &Path, printer: &Printer) -> anyhow::Result<Outcome> {
     let reference = &arguments.reference;
     let tag = match &arguments.tag {
         Some(tag) => tag.clone(),
         None => name_of(reference)?,
     };
-    let registry = Registry::new(&reference.registry, arguments.access.access())?;
-    let layout = Layout::create(folder)?;
-    let fetching = publish::fetch_base(&registry, reference, &layout, tag.as_str());
+    let registry = Registry::new(&reference.registry, arguments.access.access(&reference.registry, data))?;
+    let layout = Layout::create(data.join("bases"))?;
+    let platform = arguments.platform.as_ref();
+    let fetching = publish::fetch_base(&registry, reference, &layout, tag.as_str(), platform);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let descriptor = runtime.block_on(fetching)?;
+    arguments.access.remember(&reference.registry, data, printer);
     if arguments.output == OutputFormat::Json {
         printer.json(&serde_json::json!({ "name": tag, "digest": descriptor.digest }))?;
     } else {
@@ -198,14 +206,25 @@ fn list(folder: &Path, output: OutputFormat, printer: &Printer) -> anyhow::Resul
 }
 
 fn rows(layout: &Layout) -> anyhow::Result<Vec<Row>> {
-    let row = |(name, descriptor): (String, Descriptor)| {
-        let manifest: ImageManifest = layout.read_json("the manifest", &descriptor)?;
-        let config: ImageConfig = layout.read_json("the config", &manifest.config)?;
-        let platform = format!("{}/{}", config.platform.os, config.platform.architecture);
-        let size = manifest.layers.iter().map(|layer| layer.size).sum();
-        Ok(Row { name, digest: descriptor.digest, platform, size })
-    };
-    layout.tags()?.into_iter().map(row).collect()
+    let mut found = Vec::new();
+    for (name, descriptor) in layout.tags()? {
+        let manifests = match descriptor.media_type.as_str() {
+            media_type::INDEX => layout.read_json::<ImageIndex>("the index", &descriptor)?.manifests,
+            _ => vec![descriptor],
+        };
+        for descriptor in manifests {
+            found.push(row(layout, name.clone(), descriptor)?);
+        }
+    }
+    Ok(found)
+}
+
+fn row(layout: &Layout, name: String, descriptor: Descriptor) -> anyhow::Result<Row> {
+    let manifest: ImageManifest = layout.read_json("the manifest", &descriptor)?;
+    let config: ImageConfig = layout.read_json("the config", &manifest.config)?;
+    let platform = format!("{}/{}", config.platform.os, config.platform.architecture);
+    let size = manifest.layers.iter().map(|layer| layer.size).sum();
+    Ok(Row { name, digest: descriptor.digest, platform, size })
 }
 
 fn path(folder: &Path, name: Option<&str>, printer: &Printer) -> anyhow::Result<Outcome> {

@@ -1,21 +1,25 @@
 //! `fnbuild build SOURCE`: an image in a folder, a file, a registry, or the data folder, with no daemon of any kind.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context;
+use serde::Serialize;
 
 use super::image_flags::{ImageArguments, function_name};
 use super::registry_flags::RegistryArguments;
+use super::report::{self, LayerReport};
 use super::requirements::RequirementArguments;
 use super::{Common, Outcome, Printer};
 use crate::function::FunctionName;
-use crate::image::{self, Image, Layout};
-use crate::oci::{Reference, Tag};
-use crate::publish::{self, Job, Meter};
+use crate::image::{self, Image, Index, Layout};
+use crate::oci::{Descriptor, Reference, Tag};
+use crate::publish::{self, Arrival, BuiltImage, Job, Meter};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -77,7 +81,16 @@ impl FromStr for Output {
     }
 }
 
+/// A place that the image went to.
+#[derive(Serialize)]
+struct Place {
+    to: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    layers: Vec<LayerReport>,
+}
+
 pub fn run(arguments: &Arguments, common: &Common, printer: &Printer) -> anyhow::Result<Outcome> {
+    let begun = Instant::now();
     let name = function_name(arguments.name.as_ref(), &arguments.source)?;
     let data = common.data_dir()?;
     let tags = if arguments.tags.is_empty() { vec![Tag::latest()] } else { arguments.tags.clone() };
@@ -88,89 +101,181 @@ pub fn run(arguments: &Arguments, common: &Common, printer: &Printer) -> anyhow:
         packages: arguments.requirements.packages(&data),
         data,
         repository: name.repository(),
+        platforms: arguments.image.platforms(),
         options: arguments.image.image_options(&name),
         tags,
     };
-    let built = publish::build(&job)?;
+    let images = Images::of(publish::build(&job)?, &job)?;
+    let mut times = vec![("build", begun.elapsed())];
+    let places = place(arguments, &job, &name, &images, printer)?;
+    times.push(("write", begun.elapsed() - times[0].1));
+    times.push(("all", begun.elapsed()));
+    images.built.iter().filter_map(|built| built.packages.as_ref()).for_each(|report| {
+        report::explain_packages(report, printer);
+    });
+    let first = images.first()?;
+    if arguments.output.contains(&Output::Json) {
+        printer.json(&serde_json::json!({
+            "name": name,
+            "digest": images.descriptor().digest,
+            "entry": first.source.entry_point(),
+            "parameters": first.source.parameters(),
+            "source": first.source.digest()?,
+            "base": first.base,
+            "size": images.size(),
+            "outputs": places,
+            "times": report::times(&times),
+        }))?;
+    } else {
+        printer.data(images.descriptor().digest.to_string());
+        for place in &places {
+            printer.status(format!("{name}: {} bytes in layers, written to {}", images.size(), place.to));
+            report::explain_layers(&place.layers, printer);
+        }
+    }
+    report::explain_times(&times, printer);
+    Ok(Outcome::Success)
+}
+
+/// One image, or one for each of several platforms and the index that names them.
+struct Images {
+    built: Vec<BuiltImage>,
+    index: Option<Index>,
+    descriptor: Descriptor,
+}
+
+impl Images {
+    fn of(built: Vec<BuiltImage>, job: &Job) -> anyhow::Result<Self> {
+        if let [only] = built.as_slice() {
+            let descriptor = only.image.descriptor().clone();
+            return Ok(Self { built, index: None, descriptor });
+        }
+        let entries = built.iter().zip(&job.platforms);
+        let entries = entries.map(|(built, platform)| Descriptor {
+            platform: Some(platform.clone()),
+            ..built.image.descriptor().clone()
+        });
+        let index = Index::new(entries.collect(), job.options.annotations.clone())?;
+        let descriptor = index.descriptor().clone();
+        Ok(Self { built, index: Some(index), descriptor })
+    }
+
+    fn first(&self) -> anyhow::Result<&BuiltImage> {
+        self.built.first().context("no platform was asked for")
+    }
+
+    fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
+    /// Of all layers, those that images share counted once.
+    fn size(&self) -> u64 {
+        let layers = self.built.iter().flat_map(|built| &built.image.manifest().layers);
+        layers.map(|layer| (&layer.digest, layer.size)).collect::<BTreeMap<_, _>>().into_values().sum()
+    }
+
+    /// Into a layout, under these names.
+    fn write(&self, layout: &Layout, names: &[&str]) -> anyhow::Result<Vec<LayerReport>> {
+        let mut layers: Vec<(Descriptor, Arrival)> = Vec::new();
+        for BuiltImage { image, .. } in &self.built {
+            let of_one = if self.index.is_none() { names } else { &[] };
+            let new = layout.write_image(image, of_one)?;
+            for (layer, new) in image.manifest().layers.iter().zip(new) {
+                if !layers.iter().any(|(known, _)| known.digest == layer.digest) {
+                    layers.push((layer.clone(), if new { Arrival::Uploaded } else { Arrival::Present }));
+                }
+            }
+        }
+        if let Some(index) = &self.index {
+            layout.write_blob(&index.descriptor().media_type, index.bytes())?;
+            names.iter().try_for_each(|name| layout.tag(name, index.descriptor().clone()))?;
+        }
+        Ok(report::layers(&layers))
+    }
+}
+
+/// Puts the image where it is to go; without a place into the data folder, under the function's name.
+fn place(
+    arguments: &Arguments,
+    job: &Job,
+    name: &FunctionName,
+    images: &Images,
+    printer: &Printer,
+) -> anyhow::Result<Vec<Place>> {
     let mut places = Vec::new();
     for output in &arguments.output {
         places.extend(match output {
-            Output::Registry => Some(push(&job, &built.image, &arguments.registry)?),
-            other => write(other, &built.image, &name, &job.tags)?,
+            Output::Registry => Some(push(job, images, &arguments.registry, printer)?),
+            other => write(other, images, name, &job.tags)?,
         });
     }
     if places.is_empty() {
         let folder = job.data.join("images");
         std::fs::create_dir_all(&job.data).with_context(|| format!("create {}", job.data.display()))?;
-        Layout::create(&folder)?.write_image(&built.image, &[name.as_str()])?;
-        places.push(format!("oci:{}:{name}", folder.display()));
+        let layers = images.write(&Layout::create(&folder)?, &[name.as_str()])?;
+        places.push(Place { to: format!("oci:{}:{name}", folder.display()), layers });
     }
-    let digest = &built.image.descriptor().digest;
-    let size: u64 = built.image.manifest().layers.iter().map(|layer| layer.size).sum();
-    if arguments.output.contains(&Output::Json) {
-        printer.json(&serde_json::json!({
-            "name": name,
-            "digest": digest,
-            "entry": built.source.entry_point(),
-            "source": built.source.digest()?,
-            "base": built.base,
-            "size": size,
-            "outputs": places,
-        }))?;
-    } else {
-        printer.data(digest.to_string());
-        places
-            .iter()
-            .for_each(|place| printer.status(format!("{name}: {size} bytes in layers, written to {place}")));
-    }
-    Ok(Outcome::Success)
+    Ok(places)
 }
 
 /// Pushes the image in the one way that there is, and says where it is.
-fn push(job: &Job, image: &Image, to: &RegistryArguments) -> anyhow::Result<String> {
-    let registry = to.open()?;
+fn push(job: &Job, images: &Images, to: &RegistryArguments, printer: &Printer) -> anyhow::Result<Place> {
+    let registry = to.open(&job.data)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let pushed = runtime.block_on(publish::publish(&registry, job, &Arc::new(Meter::default())));
     runtime.shutdown_background();
-    let digest = pushed?.digest;
-    if digest != image.descriptor().digest {
+    let pushed = pushed?;
+    if pushed.digest != images.descriptor().digest {
         anyhow::bail!("{} changed while it was built: start again", job.source.display());
     }
-    Ok(Reference::by_digest(registry.host(), &job.repository, &digest).to_string())
+    to.remember(&job.data, printer);
+    let reference = Reference::by_digest(registry.host(), &job.repository, &pushed.digest);
+    Ok(Place { to: reference.to_string(), layers: report::layers(&pushed.layers) })
 }
 
 /// Writes the image to one place and says which; nothing for what is no place.
 fn write(
     output: &Output,
-    image: &Image,
+    images: &Images,
     name: &FunctionName,
     tags: &[Tag],
-) -> anyhow::Result<Option<String>> {
+) -> anyhow::Result<Option<Place>> {
     Ok(match output {
         Output::Json | Output::Text | Output::Registry => None,
         Output::Layout { folder, tag } => {
             let tags: Vec<&str> =
                 tag.iter().chain(tags.iter().filter(|_| tag.is_none())).map(Tag::as_str).collect();
-            Layout::create(folder)?.write_image(image, &tags)?;
-            Some(format!("oci:{}:{}", folder.display(), tags.join(",")))
+            let layers = images.write(&Layout::create(folder)?, &tags)?;
+            Some(Place { to: format!("oci:{}:{}", folder.display(), tags.join(",")), layers })
         }
         Output::DockerArchive(path) => {
-            let names: Vec<String> = tags.iter().map(|tag| format!("fn/{name}:{}", tag.as_str())).collect();
-            let folder = match path.parent() {
-                Some(parent) if !parent.as_os_str().is_empty() => parent,
-                _ => Path::new("."),
+            let [BuiltImage { image, .. }] = images.built.as_slice() else {
+                anyhow::bail!(
+                    "a docker archive holds an image of one platform: give one --platform, or oci:DIR"
+                );
             };
-            // Under another name until it is whole.
-            let file = tempfile::NamedTempFile::new_in(folder)
-                .with_context(|| format!("create a file in {}", folder.display()))?;
-            image::write_docker_archive(image, &names, BufWriter::with_capacity(1 << 20, file.as_file()))?;
-            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-            File::set_permissions(file.as_file(), mode)
-                .with_context(|| format!("write {}", path.display()))?;
-            file.persist(path).with_context(|| format!("write {}", path.display()))?;
-            Some(format!("docker-archive:{}", path.display()))
+            let names: Vec<String> = tags.iter().map(|tag| format!("fn/{name}:{}", tag.as_str())).collect();
+            archive(image, &names, path)?;
+            let new = image.manifest().layers.iter().map(|layer| (layer.clone(), Arrival::Uploaded));
+            let layers = report::layers(&new.collect::<Vec<_>>());
+            Some(Place { to: format!("docker-archive:{}", path.display()), layers })
         }
     })
+}
+
+fn archive(image: &Image, names: &[String], path: &Path) -> anyhow::Result<()> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    // Under another name until it is whole.
+    let file = tempfile::NamedTempFile::new_in(folder)
+        .with_context(|| format!("create a file in {}", folder.display()))?;
+    image::write_docker_archive(image, names, BufWriter::with_capacity(1 << 20, file.as_file()))?;
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    File::set_permissions(file.as_file(), mode).with_context(|| format!("write {}", path.display()))?;
+    file.persist(path).with_context(|| format!("write {}", path.display()))?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -65,6 +65,7 @@ fn text(function: &Described, attached: &[Attached]) -> anyhow::Result<String> {
         ("image", function.image.clone()),
         ("base", function.base.clone().unwrap_or_else(|| none.clone())),
         ("entry", entry(function).unwrap_or(none)),
+        ("packages", packages(function)),
         ("url", function.url.clone()),
         ("memory", settings.memory.to_string()),
         ("cpu", format!("{}m", settings.cpu_millis)),
@@ -114,4 +115,11 @@ fn entry(function: &Described) -> Option<String> {
         Some(parameters) => format!("{entry}({})", signature(parameters)),
         None => entry.clone(),
     })
+}
+
+/// Their hashes are for `-o json`.
+fn packages(function: &Described) -> String {
+    let words: Vec<_> =
+        function.packages.iter().map(|package| format!("{} {}", package.name, package.version)).collect();
+    if words.is_empty() { "-".into() } else { words.join(", ") }
 }

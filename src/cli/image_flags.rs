@@ -1,12 +1,14 @@
 //! The flags that say what goes into an image: where a function begins, the base, bounds, labels, environment.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::Context;
 
 use crate::function::{EntryPoint, FunctionName, Memory};
-use crate::{image, source};
+use crate::oci::Platform;
+use crate::{dependencies, image, source};
 
 /// What goes into an image beside the code.
 #[derive(clap::Args)]
@@ -17,6 +19,9 @@ pub struct ImageArguments {
     /// The image below the code, by its name in the data folder
     #[arg(long, env = "FNBUILD_BASE", default_value = crate::base::DEFAULT)]
     pub base: String,
+    /// Where the image is to run; several make an index of one image for each [default: the base's own]
+    #[arg(long, env = "FNBUILD_PLATFORM", value_delimiter = ',', value_parser = platform, value_name = "OS/CPU,…")]
+    platform: Vec<Platform>,
     /// A label of the image; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     label: Vec<Pair>,
@@ -65,10 +70,21 @@ impl ImageArguments {
         }
     }
 
+    /// Sorted, each once.
+    pub fn platforms(&self) -> Vec<Platform> {
+        self.platform.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
     /// Whether anything is asked for that only the builder of the image could put into it.
     pub fn decorates(&self) -> bool {
-        ![&self.label, &self.annotation, &self.image_env].into_iter().all(Vec::is_empty)
+        !self.platform.is_empty()
+            || ![&self.label, &self.annotation, &self.image_env].into_iter().all(Vec::is_empty)
     }
+}
+
+/// A platform that wheels are made for.
+pub fn platform(text: &str) -> Result<Platform, String> {
+    dependencies::platform(text).ok_or_else(|| "expected linux/amd64 or linux/arm64".into())
 }
 
 /// `KEY=VALUE`.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
+use super::image_flags::platform;
 use super::requirements::{RequirementArguments, cancelled_by_signal};
 use super::{Common, Outcome, Printer};
 use crate::dependencies::{self, Cancel, Dependencies, DependencyError, Places, Target, Wanted};
@@ -27,10 +28,6 @@ pub struct Arguments {
     /// Where the source's function is, when it is not func:run
     #[arg(long, env = "FNBUILD_ENTRY", value_name = "MODULE:FUNCTION")]
     entry: Option<EntryPoint>,
-}
-
-fn platform(text: &str) -> Result<Platform, String> {
-    dependencies::platform(text).ok_or_else(|| "expected linux/amd64 or linux/arm64".into())
 }
 
 pub fn run(arguments: &Arguments, common: &Common, printer: &Printer) -> anyhow::Result<Outcome> {

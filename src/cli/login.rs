@@ -8,7 +8,7 @@ use crate::registry::{Login, Registry, Secret, credentials};
 
 use super::registry_flags::AccessArguments;
 use super::server::block_on;
-use super::{Outcome, Printer};
+use super::{Common, Outcome, Printer};
 
 /// Longer input is no password.
 const LONGEST: u64 = 64 << 10;
@@ -27,7 +27,7 @@ pub struct Arguments {
     access: AccessArguments,
 }
 
-pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
+pub fn run(arguments: &Arguments, common: &Common, printer: &Printer) -> anyhow::Result<Outcome> {
     let user = match &arguments.username {
         Some(user) => user.clone(),
         None if arguments.password_stdin => anyhow::bail!("--password-stdin needs --username"),
@@ -38,10 +38,12 @@ pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> 
         anyhow::bail!("a user name without a colon and a password are needed");
     }
     let login = Login::Password { user: user.clone(), password: password.clone() };
-    let registry = Registry::with_login(&arguments.registry, arguments.access.access(), login)?;
+    let (host, data) = (&arguments.registry, common.data_dir()?);
+    let registry = Registry::with_login(host, arguments.access.access(host, &data), login)?;
     block_on(async { Ok(registry.check().await?) })?;
     let file = credentials::config_file().context("neither DOCKER_CONFIG nor HOME is set")?;
     credentials::store(&file, &arguments.registry, &user, &password)?;
+    arguments.access.remember(host, &data, printer);
     printer.status(format!("logged in to {} as {user}", arguments.registry));
     Ok(Outcome::Success)
 }

@@ -1,10 +1,10 @@
-//! `fnbuild logout HOST`: forget a registry's credentials.
+//! `fnbuild logout HOST`: forget a registry's credentials, and how it may be talked to.
 
 use anyhow::Context;
 
-use crate::registry::credentials;
+use crate::registry::{Remembered, credentials};
 
-use super::{Outcome, Printer};
+use super::{Common, Outcome, Printer};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -13,7 +13,10 @@ pub struct Arguments {
     registry: String,
 }
 
-pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
+pub fn run(arguments: &Arguments, common: &Common, printer: &Printer) -> anyhow::Result<Outcome> {
+    if Remembered::new(&common.data_dir()?).forget(&arguments.registry)? {
+        printer.status(format!("forgot how to talk to {}", arguments.registry));
+    }
     let file = credentials::config_file().context("neither DOCKER_CONFIG nor HOME is set")?;
     let known = credentials::forget(&file, &arguments.registry)?;
     let text = if known { "logged out of" } else { "was not logged in to" };

@@ -24,6 +24,7 @@ mod output;
 mod push;
 mod registry;
 mod registry_flags;
+mod report;
 mod requirements;
 mod rollback;
 mod scale;
@@ -119,7 +120,7 @@ enum Verb {
     Registry(registry::Arguments),
     /// Log in to a registry
     Login(login::Arguments),
-    /// Forget the credentials of a registry
+    /// Forget the credentials of a registry, and how it may be talked to
     Logout(logout::Arguments),
     /// Build a function's image, push it, and switch the server over to it
     Push(Box<push::Arguments>),
@@ -190,8 +191,8 @@ fn run(verb: Verb, common: &Common, printer: &Printer) -> anyhow::Result<Outcome
         Verb::Invoke(arguments) => invoke::run(&arguments, printer),
         Verb::List(arguments) => list::run(&arguments, printer),
         Verb::Registry(arguments) => registry::run(&arguments, common, printer),
-        Verb::Login(arguments) => login::run(&arguments, printer),
-        Verb::Logout(arguments) => logout::run(&arguments, printer),
+        Verb::Login(arguments) => login::run(&arguments, common, printer),
+        Verb::Logout(arguments) => logout::run(&arguments, common, printer),
         Verb::Push(arguments) => push::run(&arguments, common, printer),
         Verb::Lock(arguments) => lock::run(&arguments, common, printer),
         Verb::Logs(arguments) => logs::run(&arguments, printer),

@@ -1,5 +1,6 @@
 //! `fnbuild push SOURCE`: build, push, and tell the server.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +13,12 @@ use serde::Serialize;
 use crate::api;
 use crate::function::{FunctionName, VersionRequest};
 use crate::oci::{Digest, Reference, Repository, Tag};
-use crate::publish::{self, ArtifactType, Attachment, Job, Meter, PublishError, PushedImage, Resolved};
+use crate::publish::{self, ArtifactType, Attachment, Job, Meter, PublishError, PushedImage};
 use crate::registry::Registry;
 
 use super::image_flags::{ImageArguments, function_name};
 use super::registry_flags::RegistryArguments;
+use super::report::{self, LayerReport};
 use super::requirements::{RequirementArguments, cancelled_by_signal};
 use super::server::{Server, ServerArguments, ServerError};
 use super::settings::SettingArguments;
@@ -38,8 +40,9 @@ pub struct Arguments {
     /// Push the image and tell no server
     #[arg(long)]
     image_only: bool,
-    /// With --image-only: the tags [default: latest]
-    #[arg(long = "tag", value_name = "TAG", requires = "image_only")]
+    /// A tag of the image, beside those that the server writes; may be given several times [default with
+    /// --image-only: latest]
+    #[arg(long = "tag", value_name = "TAG", conflicts_with = "remote")]
     tags: Vec<Tag>,
     /// Keep this file beside the image, as an artifact that refers to it (an SBOM, a signature); may be given several times
     #[arg(long, value_name = "FILE", requires = "artifact_type")]
@@ -68,6 +71,9 @@ struct Report {
     unchanged: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     layers: Vec<LayerReport>,
+    /// Milliseconds. Steps overlap.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    times: BTreeMap<&'static str, f64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     attached: Vec<AttachedReport>,
 }
@@ -78,19 +84,12 @@ struct AttachedReport {
     digest: Digest,
 }
 
-#[derive(Serialize)]
-struct LayerReport {
-    digest: Digest,
-    size: u64,
-    state: &'static str,
-}
-
 pub fn run(arguments: &Arguments, common: &Common, printer: &Printer) -> anyhow::Result<Outcome> {
     let name = function_name(arguments.name.as_ref(), &arguments.source)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let work = async {
         let report = if arguments.remote {
-            push_source(arguments, &name, printer).await?
+            push_source(arguments, common, &name, printer).await?
         } else {
             push_image(arguments, common, &name, printer).await?
         };
@@ -108,11 +107,10 @@ async fn push_image(
     name: &FunctionName,
     printer: &Printer,
 ) -> anyhow::Result<Report> {
-    let registry = arguments.registry.open()?;
+    let registry = arguments.registry.open(&common.data_dir()?)?;
     let tags = match (arguments.image_only, arguments.tags.as_slice()) {
-        (false, _) => Vec::new(),
         (true, []) => vec![Tag::latest()],
-        (true, tags) => tags.to_vec(),
+        (_, tags) => tags.to_vec(),
     };
     let data = common.data_dir()?;
     let job = Job {
@@ -122,6 +120,7 @@ async fn push_image(
         packages: arguments.requirements.packages(&data),
         data,
         repository: name.repository(),
+        platforms: arguments.image.platforms(),
         options: arguments.image.image_options(name),
         tags,
     };
@@ -130,24 +129,20 @@ async fn push_image(
         let pushing = or_interrupted(publish::publish(&registry, &job, &meter), &job);
         if printer.shows_progress() { watched(pushing, &meter).await? } else { pushing.await? }
     };
-    explain(&pushed, printer);
+    arguments.registry.remember(&job.data, printer);
     let mut report = Report {
         digest: pushed.digest.to_string(),
         reference: reference(arguments, &job, &pushed).to_string(),
         url: None,
         version: None,
         unchanged: pushed.unchanged,
-        layers: pushed
-            .layers
-            .iter()
-            .map(|(layer, arrival)| LayerReport {
-                digest: layer.digest.clone(),
-                size: layer.size,
-                state: arrival.as_str(),
-            })
-            .collect(),
+        layers: report::layers(&pushed.layers),
+        times: report::times(&pushed.times),
         attached: attach(arguments, &registry, &job.repository, &pushed.digest).await?,
     };
+    pushed.packages.iter().for_each(|packages| report::explain_packages(packages, printer));
+    report::explain_layers(&report.layers, printer);
+    report::explain_times(&pushed.times, printer);
     if !arguments.image_only {
         let told = tell(arguments, name, &job, &pushed).await?;
         for warning in &told.warnings {
@@ -194,7 +189,7 @@ async fn or_interrupted(
 
 fn reference(arguments: &Arguments, job: &Job, pushed: &PushedImage) -> Reference {
     let host = &arguments.registry.registry;
-    match job.tags.first() {
+    match job.tags.first().filter(|_| arguments.image_only) {
         Some(tag) => Reference::by_tag(host, &job.repository, tag),
         None => Reference::by_digest(host, &job.repository, &pushed.digest),
     }
@@ -214,6 +209,7 @@ async fn tell(
         base: Some(pushed.base.clone()),
         entry: Some(pushed.entry.clone()),
         parameters: pushed.parameters.clone(),
+        packages: pushed.packages.iter().flat_map(|report| report.packages.clone()).collect(),
         settings: arguments.settings.patch()?,
     };
     let server = Server::new(&arguments.server)?;
@@ -249,6 +245,7 @@ impl PushedOnly {
 /// Sends the source as it is; a folder has no form to be sent in.
 async fn push_source(
     arguments: &Arguments,
+    common: &Common,
     name: &FunctionName,
     printer: &Printer,
 ) -> anyhow::Result<Report> {
@@ -258,7 +255,7 @@ async fn push_source(
     }
     if arguments.image.decorates() {
         anyhow::bail!(
-            "--label, --annotation and --image-env need the image to be built here, without --remote"
+            "--label, --annotation, --image-env and --platform need the image to be built here, without --remote"
         );
     }
     let python = path.extension().is_some_and(|extension| extension == "py");
@@ -272,19 +269,26 @@ async fn push_source(
     if arguments.image.base != crate::base::DEFAULT {
         query.append_pair("base", &arguments.image.base);
     }
+    let lists = arguments.requirements.sent_with(path)?;
+    if lists.no_deps {
+        query.append_pair("no_deps", "true");
+    }
     let path = format!("/v1/functions/{name}?{}", query.finish());
     let kind = if python { "text/x-python" } else { "application/zip" };
     let settings = serde_json::to_vec(&arguments.settings.patch()?)?;
-    let request = server
+    let mut request = server
         .request(Method::PUT, &path)
         .header(http::header::CONTENT_TYPE, kind)
         .header(api::SETTINGS_HEADER, settings);
+    for (name, list) in lists.headers {
+        request = request.header(name, list);
+    }
     let answer = server.send_ok(request.body(super::server::whole(bytes))?).await?;
     let told: api::Pushed = serde_json::from_slice(&server.read(answer).await?)?;
     for warning in &told.warnings {
         printer.warning(warning);
     }
-    let (registry, image) = (arguments.registry.open()?, told.digest.parse()?);
+    let (registry, image) = (arguments.registry.open(&common.data_dir()?)?, told.digest.parse()?);
     let attached = attach(arguments, &registry, &name.repository(), &image).await?;
     Ok(Report {
         digest: told.digest,
@@ -294,6 +298,7 @@ async fn push_source(
         unchanged: told.unchanged,
         layers: Vec::new(),
         attached,
+        times: BTreeMap::new(),
     })
 }
 
@@ -312,29 +317,6 @@ fn print(report: &Report, output: OutputFormat, printer: &Printer) -> anyhow::Re
         printer.data(url);
     }
     Ok(())
-}
-
-/// For `-v`: what each layer was, and where the time went.
-fn explain(pushed: &PushedImage, printer: &Printer) {
-    if let Some(report) = &pushed.packages {
-        let packages = report.packages.join(", ");
-        match report.resolved {
-            Resolved::Locked => printer.detail(format!("packages by requirements.lock: {packages}")),
-            Resolved::Kept => {
-                printer
-                    .status(format!("no requirements.lock; packages as resolved within a day: {packages}"));
-            }
-            Resolved::Now => printer.status(format!(
-                "no requirements.lock; packages resolved now: {packages} (`fnbuild lock` keeps them)"
-            )),
-        }
-    }
-    for (layer, arrival) in &pushed.layers {
-        printer.detail(format!("{} {:>9} {} bytes", layer.digest.short(), arrival.as_str(), layer.size));
-    }
-    for (step, took) in &pushed.times {
-        printer.detail(format!("{step:>9} {:.1} ms", took.as_secs_f64() * 1e3));
-    }
 }
 
 /// Draws a bar while `work` goes on, if it goes on long enough to be seen.

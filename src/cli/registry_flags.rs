@@ -1,8 +1,9 @@
 //! The flags that say which registry, and how it may be talked to.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::registry::{Access, Registry};
+use super::Printer;
+use crate::registry::{Access, Registry, Remembered};
 
 /// Where images are.
 #[derive(clap::Args)]
@@ -29,7 +30,24 @@ pub struct AccessArguments {
 }
 
 impl AccessArguments {
-    pub fn access(&self) -> Access {
+    /// What is said here, else what was said of this registry before.
+    pub fn access(&self, host: &str, data: &Path) -> Access {
+        Remembered::new(data).access(host, self.said())
+    }
+
+    /// After a success: what was said need not be said again.
+    pub fn remember(&self, host: &str, data: &Path, printer: &Printer) {
+        match Remembered::new(data).keep(host, &self.said()) {
+            Ok(true) => printer.status(format!(
+                "remembered how to talk to {host} ({}); `fnbuild logout {host}` forgets it",
+                self.flags()
+            )),
+            Ok(false) => {}
+            Err(error) => printer.warning(format!("cannot remember how to talk to {host}: {error}")),
+        }
+    }
+
+    fn said(&self) -> Access {
         Access {
             plain_http: self.plain_http,
             insecure: self.insecure,
@@ -37,10 +55,24 @@ impl AccessArguments {
             ..Access::default()
         }
     }
+
+    fn flags(&self) -> String {
+        let flags = [
+            ("--plain-http", self.plain_http),
+            ("--insecure", self.insecure),
+            ("--registry-ca", self.registry_ca.is_some()),
+        ];
+        flags.iter().filter(|(_, said)| *said).map(|(flag, _)| *flag).collect::<Vec<_>>().join(", ")
+    }
 }
 
 impl RegistryArguments {
-    pub fn open(&self) -> Result<Registry, crate::registry::Error> {
-        Registry::new(&self.registry, self.access.access())
+    /// `data` is the data folder.
+    pub fn open(&self, data: &Path) -> Result<Registry, crate::registry::Error> {
+        Registry::new(&self.registry, self.access.access(&self.registry, data))
+    }
+
+    pub fn remember(&self, data: &Path, printer: &Printer) {
+        self.access.remember(&self.registry, data, printer);
     }
 }

@@ -3,7 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::dependencies::{Cancel, Machine, Options};
+use anyhow::Context;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::api::{LOCK_HEADER, LONGEST_LIST, REQUIREMENTS_HEADER};
+use crate::dependencies::{Cancel, Machine, Options, lock_beside};
 use crate::publish::Packages;
 
 #[derive(clap::Args)]
@@ -32,6 +37,30 @@ impl RequirementArguments {
         };
         let (requirements, no_deps) = (self.requirements.clone(), self.no_deps);
         Packages { requirements, no_deps, machine: Machine::of_this_process(data), options }
+    }
+}
+
+/// What goes to a server that builds.
+pub struct Lists {
+    /// Names and base64 values.
+    pub headers: Vec<(&'static str, String)>,
+    pub no_deps: bool,
+}
+
+impl RequirementArguments {
+    /// The list that is named, and the lock beside a source: a server sees neither otherwise.
+    pub fn sent_with(&self, source: &Path) -> anyhow::Result<Lists> {
+        let lock = Some(lock_beside(source)).filter(|lock| lock.is_file());
+        let mut headers = Vec::new();
+        for (name, path) in [(REQUIREMENTS_HEADER, &self.requirements), (LOCK_HEADER, &lock)] {
+            let Some(path) = path else { continue };
+            let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+            if bytes.len() > LONGEST_LIST {
+                anyhow::bail!("{} is larger than {LONGEST_LIST} bytes: put it into the zip", path.display());
+            }
+            headers.push((name, STANDARD.encode(bytes)));
+        }
+        Ok(Lists { headers, no_deps: self.no_deps })
     }
 }
 

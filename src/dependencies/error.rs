@@ -176,17 +176,18 @@ impl DependencyError {
                 Cause::Conflict => "loosen one of the versions named above",
             },
             Self::NoWheel { .. } => "only wheels are installed, nothing is built: ask for another version",
+            Self::Misfit { .. } => {
+                "take the package out of the source and name it in requirements.txt: the wheel that fits is installed"
+            }
             Self::HashMissing { .. } => {
                 "give every package its hash or none; `fnbuild lock` keeps the hashes of all of them"
             }
             Self::TimedOut { .. } => "the index may be slow: FNBUILD_DEPENDENCIES_TIMEOUT gives it more time",
             Self::TooLarge { .. } => "--max-unpacked raises the bound",
             Self::Image(error) => return error.hint(),
-            Self::Refused { .. }
-            | Self::Misfit { .. }
-            | Self::Tool { .. }
-            | Self::Cancelled { .. }
-            | Self::Io { .. } => return None,
+            Self::Refused { .. } | Self::Tool { .. } | Self::Cancelled { .. } | Self::Io { .. } => {
+                return None;
+            }
             Self::Kept { .. } => "remove the file: it is made anew",
         };
         Some(text.into())

@@ -16,6 +16,8 @@ const STEP: &str = "install the packages";
 const COMPILE: &str = "compile the packages";
 /// Where the tree is in a container; also the file names in tracebacks.
 pub(super) const PLACE: &str = "/function/.fnbuild/packages";
+/// So much of a file of machine code says which CPU it is for.
+pub(super) const ELF_HEADER: usize = 20;
 /// What uv leaves that says where and how it ran, or that is of no use in a container.
 ///
 /// `bin` holds programs: most are wrappers that begin with the path of this machine's Python, and nothing in a container
@@ -181,34 +183,35 @@ fn dist_infos(packages: &Path) -> Result<Vec<PathBuf>, DependencyError> {
 fn check_tags(info: &Path, target: &Target) -> Result<(), DependencyError> {
     let path = info.join("WHEEL");
     let text = fs::read_to_string(&path).map_err(DependencyError::io("read", &path))?;
+    let Some(reason) = tags_misfit(&text, target) else { return Ok(()) };
+    let name = info.file_stem().unwrap_or(info.as_os_str()).to_string_lossy().into_owned();
+    Err(DependencyError::Misfit { wheel: name, target: target.to_string(), reason })
+}
+
+/// Why none of the tags in a `WHEEL` file's text fits.
+pub(super) fn tags_misfit(text: &str, target: &Target) -> Option<String> {
     let tags: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("Tag:")).map(str::trim).collect();
     let fits = |text: &&str| {
         Tag::parse_all(text).is_some_and(|tags| tags.iter().any(|tag| target.rank(tag).is_some()))
     };
-    if tags.iter().any(fits) {
-        return Ok(());
-    }
-    let name = info.file_stem().unwrap_or(info.as_os_str()).to_string_lossy().into_owned();
-    let reason = format!("its tags are {}", tags.join(", "));
-    Err(DependencyError::Misfit { wheel: name, target: target.to_string(), reason })
+    (!tags.iter().any(fits)).then(|| format!("its tags are {}", tags.join(", ")))
 }
 
-/// A file of machine code must be for the target's CPU (gABI, "ELF Header": class, data, machine).
+/// A file of machine code must be for the target's CPU.
 fn check_machine(path: &Path, target: &Target) -> Result<Result<(), String>, DependencyError> {
-    let mut header = Vec::with_capacity(20);
+    let mut header = Vec::with_capacity(ELF_HEADER);
     let file = File::open(path).map_err(DependencyError::io("open", path))?;
-    file.take(20).read_to_end(&mut header).map_err(DependencyError::io("read", path))?;
-    Ok(match header.as_slice() {
-        [0x7f, b'E', b'L', b'F', class, data, .., low, high] if header.len() == 20 => {
-            let machine = u16::from_le_bytes([*low, *high]);
-            if (*class, *data, machine) == (2, 1, target.elf_machine()) {
-                Ok(())
-            } else {
-                Err(format!("it is machine code for another CPU (ELF machine {machine})"))
-            }
-        }
-        _ => Ok(()),
-    })
+    file.take(ELF_HEADER as u64).read_to_end(&mut header).map_err(DependencyError::io("read", path))?;
+    Ok(elf_misfit(&header, target).map_or(Ok(()), Err))
+}
+
+/// Why machine code that begins so does not fit (gABI, "ELF Header": class, data, machine). What is none always fits.
+pub(super) fn elf_misfit(header: &[u8], target: &Target) -> Option<String> {
+    let [0x7f, b'E', b'L', b'F', class, data, ..] = header else { return None };
+    let [low, high] = header.get(18..ELF_HEADER)? else { return None };
+    let machine = u16::from_le_bytes([*low, *high]);
+    ((*class, *data, machine) != (2, 1, target.elf_machine()))
+        .then(|| format!("it is machine code for another CPU (ELF machine {machine})"))
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub struct Lock {
 pub struct Pin {
     pub name: String,
     pub version: String,
-    pub(super) sha256: String,
+    pub sha256: String,
     /// The CPU that it is for, in `platform_machine`'s words; `None` if it is for every platform of the lock.
     #[serde(skip)]
     machine: Option<String>,

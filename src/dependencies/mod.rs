@@ -21,6 +21,7 @@ mod requirement;
 mod requirements;
 mod resolve;
 mod target;
+mod vendored;
 mod wanted;
 
 use std::fs::{self, File, TryLockError};
@@ -36,6 +37,7 @@ pub use machine::Machine;
 pub use process::Cancel;
 pub use requirements::Requirements;
 pub use target::{GLIBC_LABEL, PYTHON_LABEL, Target};
+pub use vendored::check_vendored;
 pub use wanted::{Places, Wanted, lock_beside, lock_path};
 
 use crate::image::{self, Base, Layer, Layout, Level};

@@ -98,23 +98,28 @@ fn read(source: &Source, path: &str) -> Result<Option<Vec<u8>>, DependencyError>
 }
 
 fn content(source: &Source, entry: &Entry) -> io::Result<Vec<u8>> {
+    beginning(source, entry, MAX_BYTES + 1)
+}
+
+/// At most so many bytes of a file of a source.
+pub(super) fn beginning(source: &Source, entry: &Entry, most: usize) -> io::Result<Vec<u8>> {
     match &entry.kind {
         // Its CRC is checked when the layer's is computed, before anything is used.
         Kind::File { content: Content::Deflated { at, .. }, .. } => {
-            bounded(DeflateDecoder::new(io::Cursor::new(source.slice(at))))
+            bounded(DeflateDecoder::new(io::Cursor::new(source.slice(at))), most)
         }
-        Kind::File { .. } => bounded(source.read_plain(entry)?),
+        Kind::File { .. } => bounded(source.read_plain(entry)?, most),
         _ => Err(io::Error::other("it is not a plain file")),
     }
 }
 
 fn read_path(path: &Path) -> Result<Vec<u8>, DependencyError> {
-    File::open(path).and_then(bounded).map_err(DependencyError::io("read", path))
+    File::open(path).and_then(|file| bounded(file, MAX_BYTES + 1)).map_err(DependencyError::io("read", path))
 }
 
-/// One byte more than is taken, so that the reader of the list sees that it is too long.
-fn bounded(from: impl Read) -> io::Result<Vec<u8>> {
+/// For a list one byte more than is taken, so that its reader sees that it is too long.
+fn bounded(from: impl Read, most: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    from.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    from.take(most as u64).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

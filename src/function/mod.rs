@@ -3,6 +3,7 @@
 mod deployment;
 mod entry;
 mod name;
+mod package;
 mod parameter;
 mod patch;
 mod record;
@@ -13,6 +14,7 @@ mod target;
 pub use deployment::{Deployment, NAMESPACE, Resources};
 pub use entry::{EntryPoint, InvalidEntryPoint};
 pub use name::{FunctionName, InvalidName};
+pub use package::Package;
 pub use parameter::{Parameter, ParameterKind, signature};
 pub use patch::{SettingsPatch, parse_cpu};
 pub use record::{FORMAT, FunctionRecord, NewVersion, Version, VersionNumber};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Deployment, EntryPoint, FunctionName, Parameter, Settings};
+use super::{Deployment, EntryPoint, FunctionName, Package, Parameter, Settings};
 use crate::oci::{Digest, Repository};
 
 /// The format that this fnbuild writes. A record of an older one is migrated, one of a newer one is refused.
@@ -54,6 +54,9 @@ pub struct NewVersion {
     /// What the entry point takes, where its module shows that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameters: Option<Vec<Parameter>>,
+    /// What its requirements were resolved to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub packages: Vec<Package>,
     #[serde(default)]
     pub settings: Settings,
     /// Who pushed it, where that is known.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{EntryPoint, NewVersion, Parameter, Settings, SettingsPatch};
+use super::{EntryPoint, NewVersion, Package, Parameter, Settings, SettingsPatch};
 use crate::oci::{Digest, Repository};
 
 /// The body of `POST /v1/functions/NAME/versions`.
@@ -19,6 +19,8 @@ pub struct VersionRequest {
     pub entry: Option<EntryPoint>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameters: Option<Vec<Parameter>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub packages: Vec<Package>,
     #[serde(default)]
     pub settings: SettingsPatch,
 }
@@ -26,8 +28,19 @@ pub struct VersionRequest {
 impl VersionRequest {
     /// The version that it asks for, with the settings that the patch came to.
     pub fn with_settings(&self, settings: Settings) -> NewVersion {
-        let Self { repository, digest, source, base, entry, parameters, .. } = self.clone();
+        let Self { repository, digest, source, base, entry, parameters, packages, .. } = self.clone();
         let (author, deployment) = (None, None);
-        NewVersion { repository, digest, source, base, entry, parameters, settings, author, deployment }
+        NewVersion {
+            repository,
+            digest,
+            source,
+            base,
+            entry,
+            parameters,
+            packages,
+            settings,
+            author,
+            deployment,
+        }
     }
 }

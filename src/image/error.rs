@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::oci::Digest;
+use crate::oci::{Digest, Platform};
 use crate::source::SourceError;
 
 /// Names the thing and the step; the cause stands behind it.
@@ -33,6 +33,8 @@ pub enum ImageError {
     Damaged { digest: Digest, path: PathBuf, reason: &'static str },
     #[error("{tag:?} in {} cannot be used as a base: {reason}", path.display())]
     NoBase { tag: String, path: PathBuf, reason: String },
+    #[error("{tag:?} in {} is for {available}, not for {platform}", path.display())]
+    NoPlatform { tag: String, path: PathBuf, platform: Box<Platform>, available: String },
     #[error("{} cannot be put into a layer: {reason}", path.display())]
     Unpackable { path: PathBuf, reason: &'static str },
     #[error("write {what}")]
@@ -66,6 +68,9 @@ impl ImageError {
         match self {
             Self::Source(error) => error.hint(),
             Self::NoTag { .. } => Some("`fnbuild base list` shows what is there".into()),
+            Self::NoPlatform { platform, tag, .. } => {
+                Some(format!("build it with `fnbuild base build base-layers/{tag} --platform {platform}`"))
+            }
             Self::Damaged { path, digest, .. } => Some(format!(
                 "remove {} and fetch or build it again",
                 path.join("blobs").join(digest.algorithm().name()).join(digest.hex()).display()

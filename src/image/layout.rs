@@ -189,17 +189,20 @@ impl Layout {
         writer.commit_as(descriptor)
     }
 
-    /// Keeps a whole image, blobs first, then its tags.
-    pub fn write_image(&self, image: &Image, tags: &[&str]) -> Result<(), ImageError> {
+    /// Keeps a whole image, blobs first, then its tags. Says of each layer whether it was new here.
+    pub fn write_image(&self, image: &Image, tags: &[&str]) -> Result<Vec<bool>, ImageError> {
+        let mut new = Vec::new();
         for layer in image.layers() {
             let descriptor = layer.descriptor()?;
+            new.push(!self.contains(&descriptor));
             if !self.contains(&descriptor) {
                 self.write_from(&descriptor, layer.open()?)?;
             }
         }
         self.write_blob(&image.manifest().config.media_type, image.config_bytes())?;
         self.write_blob(&image.descriptor().media_type, image.manifest_bytes())?;
-        tags.iter().try_for_each(|tag| self.tag(tag, image.descriptor().clone()))
+        tags.iter().try_for_each(|tag| self.tag(tag, image.descriptor().clone()))?;
+        Ok(new)
     }
 
     fn damaged(&self, digest: &Digest, reason: &'static str) -> ImageError {

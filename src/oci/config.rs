@@ -1,6 +1,7 @@
 //! Image configuration: image-spec, "OCI Image Configuration".
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -42,6 +43,19 @@ impl Platform {
             other => other,
         };
         Self { architecture: architecture.into(), os: "linux".into(), variant: None }
+    }
+
+    /// Whether what is built for one runs on the other, as far as the variant does not decide it.
+    pub fn is_like(&self, other: &Self) -> bool {
+        (&self.os, &self.architecture) == (&other.os, &other.architecture)
+    }
+}
+
+/// As docker writes it: `linux/arm64`, with the variant where there is one.
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        self.variant.iter().try_for_each(|variant| write!(f, "/{variant}"))
     }
 }
 

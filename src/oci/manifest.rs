@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Annotations, Descriptor, media_type};
+use super::{Annotations, Descriptor, Platform, media_type};
 
 /// One image for one platform: a config and its layers, lowest first.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -63,6 +63,23 @@ impl ImageIndex {
             subject: None,
             annotations: Annotations::new(),
         }
+    }
+
+    /// Lists a manifest in the place of one for the same platform, in the order of platforms.
+    pub fn put(&mut self, manifest: Descriptor) {
+        self.manifests.retain(|known| match (&known.platform, &manifest.platform) {
+            (Some(known), Some(new)) => !known.is_like(new),
+            _ => true,
+        });
+        self.manifests.push(manifest);
+        self.manifests.sort_by(|a, b| a.platform.cmp(&b.platform));
+    }
+
+    /// The manifest for a platform, whatever its variant.
+    pub fn for_platform(&self, platform: &Platform) -> Option<&Descriptor> {
+        self.manifests
+            .iter()
+            .find(|known| known.platform.as_ref().is_some_and(|known| known.is_like(platform)))
     }
 }
 

@@ -6,8 +6,8 @@ use tokio::sync::OnceCell;
 
 use super::content::{LayerContent, Meter};
 use crate::image::{Base, Layer};
-use crate::oci::{Descriptor, Repository, Tag};
-use crate::registry::{Error, InMemory, Mount, Registry};
+use crate::oci::{Descriptor, ImageIndex, Repository, Tag};
+use crate::registry::{Error, InMemory, ManifestKind, Mount, Registry};
 
 /// Where the bases of a registry are.
 const REPOSITORY: &str = "fnbuild/base";
@@ -24,6 +24,7 @@ pub enum Arrival {
     Present,
     /// From another repository of the registry, without moving it.
     Mounted,
+    /// From here.
     Uploaded,
 }
 
@@ -32,7 +33,7 @@ impl Arrival {
         match self {
             Self::Present => "present",
             Self::Mounted => "mounted",
-            Self::Uploaded => "uploaded",
+            Self::Uploaded => "new",
         }
     }
 }
@@ -95,16 +96,41 @@ impl<'a> BaseLayers<'a> {
         }
         let config = Arc::new(InMemory::new(self.config.clone()));
         self.registry.push_blob(&self.home, config, None).await?;
-        let (media_type, bytes) = (&self.base.descriptor.media_type, self.manifest.clone().into());
+        let (descriptor, bytes) = (&self.base.descriptor, self.manifest.clone().into());
+        self.registry.push_manifest(&self.home, &descriptor.digest, &descriptor.media_type, bytes).await?;
         match self.base.name.parse::<Tag>() {
-            Ok(tag) => self.registry.push_manifest(&self.home, &tag, media_type, bytes).await?,
-            Err(_) => {
-                self.registry
-                    .push_manifest(&self.home, &self.base.descriptor.digest, media_type, bytes)
-                    .await?
-            }
+            Ok(tag) => self.tag(&tag).await,
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Lets the tag say this base, for its platform: beside what it says for others.
+    async fn tag(&self, tag: &Tag) -> Result<(), Error> {
+        let ours =
+            Descriptor { platform: Some(self.base.config.platform.clone()), ..self.base.descriptor.clone() };
+        let mut index = self.tagged(tag).await?;
+        index.put(ours);
+        if let [only] = index.manifests.as_slice() {
+            let bytes = self.manifest.clone().into();
+            return self.registry.push_manifest(&self.home, tag, &only.media_type, bytes).await.map(drop);
+        }
+        let bytes = serde_json::to_vec(&index)
+            .map_err(|source| Error::Malformed { what: "the index of the bases".into(), source })?;
+        self.registry.push_manifest(&self.home, tag, &index.media_type, bytes.into()).await.map(drop)
+    }
+
+    /// What the tag says now, by platform.
+    async fn tagged(&self, tag: &Tag) -> Result<ImageIndex, Error> {
+        let Some(found) = self.registry.head_manifest(&self.home, tag).await? else {
+            return Ok(ImageIndex::new(Vec::new()));
         };
-        Ok(())
+        let manifest = self.registry.pull_manifest(&self.home, &found.digest).await?;
+        if let ManifestKind::Index(index) = manifest.parse()? {
+            return Ok(index);
+        }
+        let image = self.registry.pull_image(&self.home, &found.digest, &self.base.config.platform).await?;
+        let known = Descriptor { platform: Some(image.config.platform), ..manifest.descriptor };
+        Ok(ImageIndex::new(vec![known]))
     }
 
     async fn upload(

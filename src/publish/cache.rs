@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::function::{EntryPoint, Parameter};
+use crate::function::{EntryPoint, Package, Parameter};
 use crate::image::Options;
 use crate::oci::Digest;
 use crate::source;
@@ -32,6 +32,7 @@ pub(super) struct Built {
     pub digest: Digest,
     pub entry: EntryPoint,
     pub parameters: Option<Vec<Parameter>>,
+    pub packages: Vec<Package>,
 }
 
 /// A file's hash and everything that changes when its content does, as in git's index.
@@ -181,7 +182,12 @@ mod tests {
     fn a_damaged_entry_is_none() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::new(dir.path());
-        let built = Built { digest: Digest::of(b"image"), entry: EntryPoint::default(), parameters: None };
+        let built = Built {
+            digest: Digest::of(b"image"),
+            entry: EntryPoint::default(),
+            parameters: None,
+            packages: Vec::new(),
+        };
         cache.keep_built("key", &built);
         assert_eq!(cache.built("key").unwrap().digest, built.digest);
         std::fs::write(dir.path().join("cache/images/key"), b"{\"digest\":\"sha25").unwrap();

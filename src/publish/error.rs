@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::dependencies::DependencyError;
 use crate::image::ImageError;
-use crate::oci::{Digest, InvalidReference, Tag};
+use crate::oci::{Digest, InvalidReference, Platform, Tag};
 use crate::registry;
 use crate::source::SourceError;
 
@@ -19,8 +19,8 @@ pub enum PublishError {
     Dependencies(#[from] DependencyError),
     #[error("push {what} to {to}")]
     Push { what: String, to: String, source: Box<registry::Error> },
-    #[error("there is no base {name}, neither here nor in {registry}")]
-    NoBase { name: String, registry: String },
+    #[error("there is no base {name}{}, neither here nor in {registry}", words(" for ", platform))]
+    NoBase { name: String, platform: Option<Box<Platform>>, registry: String },
     #[error("fetch the base {what}")]
     Fetch { what: String, source: Box<registry::Error> },
     #[error(transparent)]
@@ -84,8 +84,9 @@ impl PublishError {
             Self::StillIncomplete { .. } | Self::TagForgotten { .. } => {
                 Some("the registry does not keep what it is given: see its log and its storage".into())
             }
-            Self::NoBase { name, .. } => Some(format!(
-                "build it with `fnbuild base build base-layers/{name}`, or take an image as a base with `fnbuild base import`"
+            Self::NoBase { name, platform, .. } => Some(format!(
+                "build it with `fnbuild base build base-layers/{name}{}`, or take an image as a base with `fnbuild base import`",
+                words(" --platform ", platform)
             )),
             Self::NoSubject { .. } => {
                 Some("the server and this command must mean one registry: see --registry".into())
@@ -100,6 +101,10 @@ fn is_refusal(error: &registry::Error) -> bool {
     use registry::Error::{Forbidden, InvalidHost, NoPlatform, Unauthorized};
     error.is_not_found()
         || matches!(error, Forbidden { .. } | InvalidHost { .. } | NoPlatform { .. } | Unauthorized { .. })
+}
+
+fn words(before: &str, platform: &Option<Box<Platform>>) -> String {
+    platform.as_ref().map(|platform| format!("{before}{platform}")).unwrap_or_default()
 }
 
 fn blame_of_source(error: &SourceError) -> Blame {

@@ -1,13 +1,14 @@
 //! A base that is not here yet, out of a registry: any image can be one.
 
-use crate::image::{ImageError, Layout};
+use crate::image::{Base, ImageError, Layout};
 use crate::oci::{Descriptor, Platform, Reference, Tag};
 use crate::registry::{Name, Registry};
 
 use super::PublishError;
 use super::base::home;
 
-/// Takes the image that `reference` names, for this machine's platform, into `layout` under `tag`.
+/// Takes the image that `reference` names into `layout` under `tag`: for a platform, or, of whatever there is, for this
+/// machine's.
 ///
 /// Every blob is checked on its way; the tag is written last, so a fetch that breaks off leaves no base behind. Blobs
 /// that are here already are not fetched again.
@@ -16,6 +17,7 @@ pub async fn fetch_base(
     reference: &Reference,
     layout: &Layout,
     tag: &str,
+    platform: Option<&Platform>,
 ) -> Result<Descriptor, PublishError> {
     let failed = |source| PublishError::Fetch { what: reference.to_string(), source: Box::new(source) };
     let latest = Tag::latest();
@@ -24,7 +26,12 @@ pub async fn fetch_base(
         (None, tag) => Name::Tag(tag.as_ref().unwrap_or(&latest)),
     };
     let repository = &reference.repository;
-    let pulled = registry.pull_image(repository, name, &Platform::host()).await.map_err(failed)?;
+    let wanted = platform.cloned().unwrap_or_else(Platform::host);
+    let pulled = registry.pull_image(repository, name, &wanted).await.map_err(failed)?;
+    if platform.is_some_and(|platform| !platform.is_like(&pulled.config.platform)) {
+        let registry = registry.host().into();
+        return Err(PublishError::NoBase { name: tag.into(), platform: Some(wanted.into()), registry });
+    }
     for layer in &pulled.image.layers {
         if !layout.contains(layer) {
             let mut blob = layout.blob_writer()?;
@@ -34,30 +41,34 @@ pub async fn fetch_base(
     }
     layout.write_blob(&pulled.image.config.media_type, &pulled.config_bytes)?;
     let descriptor = layout.write_blob(&pulled.manifest.descriptor.media_type, &pulled.manifest.bytes)?;
-    layout.tag(tag, descriptor.clone())?;
+    Base::keep(layout, tag, &descriptor)?;
     Ok(descriptor)
 }
 
 /// The base that `layout` calls `name`, fetched from the registry's own bases if it is not here.
 ///
 /// So a machine that never built a base can build upon one, as long as somebody pushed a function with it.
-pub(super) async fn ensure_base(
+pub(super) async fn open_base(
     registry: &Registry,
     layout: &Layout,
     name: &str,
-) -> Result<(), PublishError> {
-    match layout.resolve(name) {
-        Err(ImageError::NoTag { .. }) => {}
-        Err(error) => return Err(error.into()),
-        Ok(_) => return Ok(()),
+    platform: Option<&Platform>,
+) -> Result<Base, PublishError> {
+    match Base::open_for(layout, name, platform) {
+        Err(ImageError::NoTag { .. } | ImageError::NoPlatform { .. }) => {}
+        opened => return Ok(opened?),
     }
-    let absent = || PublishError::NoBase { name: name.into(), registry: registry.host().into() };
+    let absent = || PublishError::NoBase {
+        name: name.into(),
+        platform: platform.cloned().map(Box::new),
+        registry: registry.host().into(),
+    };
     let tag = name.parse::<Tag>().map_err(|_| absent())?;
     let reference = Reference::by_tag(registry.host(), &home(), &tag);
     let failed = |source| PublishError::Fetch { what: reference.to_string(), source: Box::new(source) };
     let found = registry.head_manifest(&reference.repository, &tag).await.map_err(failed)?;
     let digest = found.ok_or_else(absent)?.digest;
     let by_digest = Reference { digest: Some(digest), ..reference.clone() };
-    fetch_base(registry, &by_digest, layout, name).await?;
-    Ok(())
+    fetch_base(registry, &by_digest, layout, name, platform).await?;
+    Ok(Base::open_for(layout, name, platform)?)
 }

@@ -12,6 +12,7 @@ mod cache;
 mod content;
 mod error;
 mod fetch;
+mod index;
 mod packages;
 mod published;
 mod push;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 
+pub use crate::dependencies::lock_beside;
 pub use crate::registry::Error as RegistryError;
 pub use adopt::Adopted;
 pub use attach::{ArtifactType, Attachment, TITLE, attach};
@@ -34,9 +36,9 @@ pub use packages::{Packages, PackagesReport, Resolved};
 pub use published::Published;
 pub use workshop::{Order, Workshop};
 
-use crate::function::{EntryPoint, Parameter};
+use crate::function::{EntryPoint, Package, Parameter};
 use crate::image::{self, Base, Image, Layout};
-use crate::oci::{Descriptor, Digest, Repository, Tag};
+use crate::oci::{Descriptor, Digest, Platform, Repository, Tag};
 use crate::registry::Registry;
 use crate::source::{self, Source};
 use cache::{Before, Built, Cache};
@@ -52,6 +54,8 @@ pub struct Job {
     /// `DATA`.
     pub data: PathBuf,
     pub repository: Repository,
+    /// Several make an index; none means the base's own, of several this machine's.
+    pub platforms: Vec<Platform>,
     pub options: image::Options,
     pub packages: Packages,
     /// None: by digest alone.
@@ -71,7 +75,7 @@ pub struct PushedImage {
     pub unchanged: bool,
     /// Lowest first; empty where nothing changed.
     pub layers: Vec<(Descriptor, Arrival)>,
-    /// `None` where nothing changed, or nothing is asked for.
+    /// `None` where nothing is asked for.
     pub packages: Option<PackagesReport>,
     /// What took how long, in order. Steps overlap.
     pub times: Vec<(&'static str, Duration)>,
@@ -82,6 +86,17 @@ pub struct PushedImage {
 /// # Errors
 /// When the source is refused (nothing was sent then but empty uploads), or the registry does not take the image.
 pub async fn publish(
+    registry: &Registry,
+    job: &Job,
+    meter: &Arc<Meter>,
+) -> Result<PushedImage, PublishError> {
+    match job.platforms.as_slice() {
+        [] | [_] => publish_one(registry, job, meter).await,
+        _ => index::publish(registry, job, meter).await,
+    }
+}
+
+async fn publish_one(
     registry: &Registry,
     job: &Job,
     meter: &Arc<Meter>,
@@ -140,10 +155,15 @@ pub async fn publish(
         digest: published.digest.clone(),
         entry: published.entry.clone(),
         parameters: published.parameters.clone(),
+        packages: packages_of(&published),
     };
     cache.keep_built(&known.key(&source_digest), &built);
     published.times.push(("all", begun.elapsed()));
     Ok(published)
+}
+
+fn packages_of(published: &PushedImage) -> Vec<Package> {
+    published.packages.iter().flat_map(|report| report.packages.clone()).collect()
 }
 
 /// An image that is nowhere yet.
@@ -155,9 +175,17 @@ pub struct BuiltImage {
     pub packages: Option<PackagesReport>,
 }
 
-/// Builds what `job` says, on a base that is on this machine, for somewhere else than a registry. Blocks.
-pub fn build(job: &Job) -> Result<BuiltImage, PublishError> {
-    let base = Base::open(&Layout::open(job.data.join("bases"))?, &job.base)?;
+/// Builds what `job` says, on bases that are on this machine, for somewhere else than a registry: an image for each
+/// platform. Blocks.
+pub fn build(job: &Job) -> Result<Vec<BuiltImage>, PublishError> {
+    match job.platforms.as_slice() {
+        [] => Ok(vec![build_one(job, None)?]),
+        platforms => platforms.iter().map(|platform| build_one(job, Some(platform))).collect(),
+    }
+}
+
+fn build_one(job: &Job, platform: Option<&Platform>) -> Result<BuiltImage, PublishError> {
+    let base = Base::open_for(&Layout::open(job.data.join("bases"))?, &job.base, platform)?;
     let source = Arc::new(Source::open(&job.source, &for_base(&job.from, &base))?);
     let mut packages = job.packages.clone();
     packages.options.max_unpacked = job.from.bounds.unpacked;
@@ -178,8 +206,7 @@ fn for_base(options: &source::Options, base: &Base) -> source::Options {
 
 async fn open_base(registry: &Registry, job: &Job) -> Result<(Layout, Base), PublishError> {
     let layout = Layout::create(job.data.join("bases"))?;
-    fetch::ensure_base(registry, &layout, &job.base).await?;
-    let base = Base::open(&layout, &job.base)?;
+    let base = fetch::open_base(registry, &layout, &job.base, job.platforms.first()).await?;
     Ok((layout, base))
 }
 
@@ -204,7 +231,7 @@ impl Known<'_> {
 
     /// The image of this source, if it was built before and the registry still has it as it should.
     async fn unchanged(&self, source: &Digest, begun: Instant) -> Result<Option<PushedImage>, PublishError> {
-        let Some(Built { digest, entry, parameters }) = self.cache.built(&self.key(source)) else {
+        let Some(Built { digest, entry, parameters, packages }) = self.cache.built(&self.key(source)) else {
             return Ok(None);
         };
         let (registry, repository) = (self.registry, &self.job.repository);
@@ -225,7 +252,7 @@ impl Known<'_> {
             parameters,
             unchanged: true,
             layers: Vec::new(),
-            packages: None,
+            packages: PackagesReport::before(packages),
             times: vec![("all", begun.elapsed())],
         }))
     }

@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::PublishError;
-use crate::dependencies::{Cancel, Dependencies, Machine, Options, Places, Target, Wanted, lock_beside};
+use crate::dependencies::{
+    Cancel, Dependencies, Machine, Options, Pin, Places, Target, Wanted, check_vendored, lock_beside,
+};
+use crate::function::Package;
 use crate::image::Base;
 use crate::oci::Digest;
 use crate::source::{self, Source};
@@ -22,6 +25,8 @@ pub struct Packages {
 /// Where the versions came from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Resolved {
+    /// When this very source was pushed before: nothing changed, and nothing was asked for.
+    Before,
     /// From the lock of the source.
     Locked,
     /// There is no lock; from a resolution of the same list within a day.
@@ -34,10 +39,17 @@ pub enum Resolved {
 #[derive(Clone, Debug)]
 pub struct PackagesReport {
     pub resolved: Resolved,
-    /// `numpy 2.4.6`
-    pub packages: Vec<String>,
+    pub packages: Vec<Package>,
     /// Whether anything was installed for this push.
     pub installed: bool,
+}
+
+impl PackagesReport {
+    /// Of an unchanged source.
+    pub(super) fn before(packages: Vec<Package>) -> Option<Self> {
+        let report = Self { resolved: Resolved::Before, packages, installed: false };
+        Some(report).filter(|report| !report.packages.is_empty())
+    }
 }
 
 impl Packages {
@@ -64,6 +76,10 @@ impl Packages {
         source: &Source,
         path: &Path,
     ) -> Result<(Base, Option<PackagesReport>), PublishError> {
+        // An image that was not made as a base may not say what fits it.
+        if let Ok(target) = Target::of(&base.name, &base.config) {
+            check_vendored(source, &target)?;
+        }
         let places =
             Places { source: Some(path), requirements: self.requirements.as_deref(), no_deps: self.no_deps };
         let Some(wanted) = Wanted::of(source, places)? else { return Ok((base.clone(), None)) };
@@ -81,7 +97,12 @@ impl Packages {
         if pins.is_empty() {
             return Ok((base.clone(), None));
         }
-        let packages = pins.iter().map(|pin| format!("{} {}", pin.name, pin.version)).collect();
+        let package = |pin: &&Pin| Package {
+            name: pin.name.clone(),
+            version: pin.version.clone(),
+            sha256: pin.sha256.clone(),
+        };
+        let packages = pins.iter().map(package).collect();
         let layer = dependencies.layer(&lock, target)?;
         Ok((layer.upon(base), Some(PackagesReport { resolved, packages, installed: layer.is_new })))
     }

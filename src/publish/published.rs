@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::function::{FunctionRecord, VersionNumber};
 use crate::oci::{Descriptor, Digest, Repository, Tag};
-use crate::registry::{self, Registry};
+use crate::registry::{self, ManifestKind, Registry};
 
 /// The images of recorded functions, as a registry holds them.
 #[derive(Clone)]
@@ -94,7 +94,7 @@ impl Published {
                     continue;
                 }
             }
-            if let Err(error) = self.registry.delete_manifest(repository, digest).await {
+            if let Err(error) = self.delete_whole(repository, digest).await {
                 kept.push(stays(&error.to_string()));
             } else if let Err(error) = self.registry.delete_referrers(repository, digest).await {
                 kept.push(format!(
@@ -104,6 +104,26 @@ impl Published {
             }
         }
         kept
+    }
+
+    /// An image; of several platforms the index and the images that it names.
+    async fn delete_whole(&self, repository: &Repository, digest: &Digest) -> Result<(), registry::Error> {
+        let manifests = match self.registry.pull_manifest(repository, digest).await {
+            Ok(manifest) => match manifest.parse()? {
+                ManifestKind::Index(index) => index.manifests,
+                ManifestKind::Image(_) => Vec::new(),
+            },
+            Err(error) if error.is_not_found() => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        self.registry.delete_manifest(repository, digest).await?;
+        for manifest in manifests {
+            // A version for one of the platforms alone may stand for it too.
+            if self.foreign_tag(repository, &manifest.digest).await?.is_none() {
+                self.registry.delete_manifest(repository, &manifest.digest).await?;
+            }
+        }
+        Ok(())
     }
 
     /// A tag that fnbuild did not write and that stands for this image.

@@ -31,6 +31,9 @@ pub struct Order {
     pub source: PathBuf,
     pub entry: Option<EntryPoint>,
     pub base: Option<String>,
+    /// Instead of the source's own list.
+    pub requirements: Option<PathBuf>,
+    pub no_deps: bool,
     pub settings: SettingsPatch,
 }
 
@@ -52,9 +55,14 @@ impl Workshop {
             source: order.source,
             from: source::Options { entry: order.entry, bounds: self.bounds.clone(), python: None },
             base: order.base.unwrap_or_else(|| self.base.clone()),
-            packages: Packages::of_this_process(&self.data),
+            packages: Packages {
+                requirements: order.requirements,
+                no_deps: order.no_deps,
+                ..Packages::of_this_process(&self.data)
+            },
             data: self.data.clone(),
             repository: name.repository(),
+            platforms: Vec::new(),
             options: image::Options { name: Some(name.to_string()), ..image::Options::default() },
             tags: Vec::new(),
         };
@@ -66,6 +74,7 @@ impl Workshop {
             base: Some(pushed.base),
             entry: Some(pushed.entry),
             parameters: pushed.parameters,
+            packages: pushed.packages.map(|report| report.packages).unwrap_or_default(),
             settings: order.settings,
         })
     }

@@ -79,7 +79,7 @@ impl Error {
                 "check the name and the network, or name another registry with --registry".into()
             }
             Self::PlainHttpAnswer { address } => {
-                format!("if {address} is meant to be without TLS, say so with --plain-http")
+                format!("if {address} is meant to be without TLS, say --plain-http once: it is remembered")
             }
             Self::Tls { .. } => {
                 "for a private CA give its certificate with --registry-ca FILE; --insecure checks nothing"

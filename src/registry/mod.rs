@@ -20,6 +20,7 @@ mod manifest;
 mod pull;
 mod push;
 mod referrers;
+mod remembered;
 mod transport;
 
 use http::{Method, StatusCode};
@@ -33,6 +34,7 @@ pub use error::Error;
 pub use manifest::{MAX_MANIFEST, Manifest, ManifestKind, Name};
 pub use pull::{Download, PulledImage};
 pub use push::{Mount, Upload};
+pub use remembered::Remembered;
 
 use crate::oci::Repository;
 use auth::{Auth, Scope};

@@ -97,6 +97,7 @@ mod tests {
             base: None,
             entry: None,
             parameters: None,
+            packages: Vec::new(),
             settings: Default::default(),
             author: None,
             deployment: None,

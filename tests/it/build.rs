@@ -85,7 +85,19 @@ fn one_build_fills_several_places_with_the_same_image() {
         ]));
     let report: Value = serde_json::from_str(&text).unwrap();
     let digest = report["digest"].as_str().unwrap();
-    assert_eq!(report["outputs"].as_array().unwrap().len(), 3);
+    let outputs = report["outputs"].as_array().unwrap();
+    let states = |output: &Value| {
+        let layers = output["layers"].as_array().unwrap();
+        layers.iter().map(|layer| layer["state"].as_str().unwrap().to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(outputs.iter().map(states).collect::<Vec<_>>(), [["new"; 4]; 3]);
+    assert!(outputs[1]["to"].as_str().unwrap().ends_with("out:v1"), "{report}");
+    assert!(report["times"]["all"].as_f64().unwrap() >= report["times"]["build"].as_f64().unwrap());
+    let mut again = home.fnbuild(&server.host());
+    let again = again.args(["build", "func.py", "-v", "-o", "oci:out:v2"]).output().unwrap();
+    let said = String::from_utf8(again.stderr).unwrap();
+    assert_eq!(said.matches(" present ").count(), 4, "labels are no part of a layer: {said}");
+    assert!(said.contains(" all ") && said.contains(" ms"), "{said}");
     for tag in ["a", "b"] {
         let found = run(Command::new("skopeo")
             .args(["inspect", "--tls-verify=false", "--format", "{{.Digest}}"])

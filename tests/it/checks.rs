@@ -102,3 +102,24 @@ fn what_a_function_takes_is_recorded_and_shown() {
     assert!(serde_json::from_str::<Value>(&json).unwrap().get("parameters").is_none());
     assert!(run(server.command().args(["describe", "func"])).contains("func:run\n"));
 }
+
+#[test]
+fn a_vendored_wheel_for_another_python_is_refused() {
+    let (home, server) = (Home::new(), DockerRegistry::start());
+    std::fs::create_dir_all(home.path("f/numpy-2.4.6.dist-info")).unwrap();
+    home.write("f/func.py", "def run(): pass\n");
+    home.write(
+        "f/numpy-2.4.6.dist-info/WHEEL",
+        "Wheel-Version: 1.0\nTag: cp313-cp313-manylinux_2_28_x86_64\n",
+    );
+    run(Command::new("zip").args(["-qr", "../f.zip", "."]).current_dir(home.path("f")));
+    for source in ["f", "f.zip"] {
+        let said = run_failing(home.fnbuild(&server.host()).args(["push", source, "--image-only"]), 1);
+        assert!(said.contains("numpy-2.4.6.dist-info/WHEEL does not fit Python 3.11"), "{said}");
+        assert!(
+            said.contains("cp313-cp313-manylinux_2_28_x86_64") && said.contains("requirements.txt"),
+            "{said}"
+        );
+    }
+    assert_empty(&server);
+}

@@ -13,6 +13,8 @@ mod house;
 mod memory;
 mod openfaas;
 mod packages;
+mod plain_http;
+mod platforms;
 mod push;
 mod registries;
 mod registry_clients;

@@ -77,6 +77,7 @@ impl Home {
             base: BASE.into(),
             data: self.path("data"),
             repository: repository.parse().unwrap(),
+            platforms: Vec::new(),
             options: Default::default(),
             packages: fnbuild::publish::Packages::of_this_process(&self.path("data")),
             tags: vec![Tag::latest()],

@@ -15,6 +15,7 @@ pub fn image(seed: &str) -> NewVersion {
         base: None,
         entry: None,
         parameters: None,
+        packages: Vec::new(),
         settings: Default::default(),
         author: None,
         deployment: None,

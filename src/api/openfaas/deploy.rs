@@ -112,6 +112,7 @@ impl FunctionDeployment {
             base: None,
             entry: None,
             parameters: None,
+            packages: Vec::new(),
             settings,
             author: None,
             deployment: Some(deployment),

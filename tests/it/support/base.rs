@@ -31,6 +31,21 @@ pub fn base() -> PathBuf {
     data
 }
 
+/// A data folder with the default base for this machine and for linux/arm64, shared as that of [`base`].
+pub fn bases_of_two_platforms() -> PathBuf {
+    let one = base();
+    let two = one.with_extension("two");
+    let lock = File::create(two.with_extension("two-lock")).unwrap();
+    lock.lock().unwrap();
+    if !two.join("complete").exists() {
+        fs::create_dir_all(&two).unwrap();
+        run(Command::new("cp").arg("-rT").arg(one.join("bases")).arg(two.join("bases")));
+        run(base_build(&two).args(["--platform", "linux/arm64"]).arg(recipe()));
+        fs::write(two.join("complete"), "").unwrap();
+    }
+    two
+}
+
 /// A new data folder with the default base in it, for one test's server.
 pub fn data_dir() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::registry::DockerRegistry;
 use super::{Server, base, fnbuild, free_port, run, wait_until};
+use crate::dependencies::uv;
 
 /// For a start on a machine that does other things too.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -88,6 +89,7 @@ impl FnbuildServer {
             .env("FNBUILD_SERVER", self.url())
             .env("FNBUILD_REGISTRY", self.registry.host())
             .env("FNBUILD_DATA_DIR", self.data.path())
+            .envs(uv().map(|uv| ("FNBUILD_UV", uv)))
             .stdin(Stdio::null());
         command
     }
