@@ -70,6 +70,10 @@ pub struct ConfigArguments {
     /// What functions may reach: none, public or all
     #[arg(long, env = "FNBUILD_EGRESS", default_value = "public")]
     egress: Egress,
+    /// Let functions call functions: the trigger, and nothing else, listens on their network's gateway too, and
+    /// FNBUILD_GATEWAY tells them where
+    #[arg(long, env = "FNBUILD_FUNCTION_CALLS")]
+    function_calls: bool,
     /// The first user ID that containers run as
     #[arg(long, env = "FNBUILD_UID_BASE", default_value_t = 200_000)]
     uid_base: u32,
@@ -125,6 +129,8 @@ pub struct Config {
     pub containerd: PathBuf,
     pub namespace: String,
     pub network: NetworkConfig,
+    /// Whether functions may call functions.
+    pub function_calls: bool,
     pub uid_base: u32,
     pub idle_time: Duration,
     /// Containers that wait for a function, for each base.
@@ -220,6 +226,7 @@ impl ConfigArguments {
             containerd: self.containerd,
             namespace: self.namespace,
             network: NetworkConfig { subnet, plugins, dns, egress },
+            function_calls: self.function_calls,
             uid_base: self.uid_base,
             idle_time: self.idle_time,
             pool: self.pool,

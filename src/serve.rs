@@ -4,6 +4,7 @@
 //! registry that is away is no such thing: what was pulled before can be served without it.
 
 mod embedded;
+mod listeners;
 mod router;
 
 use std::net::SocketAddr;
@@ -26,6 +27,7 @@ use crate::secrets::{SecretError, SecretKey, Secrets};
 use crate::source;
 use crate::store::{EtcdStore, FunctionStore, SledStore, StoreError};
 use embedded::Embedded;
+pub use listeners::Listeners;
 use router::Router;
 
 /// Why a server did not start.
@@ -88,10 +90,19 @@ impl ServeError {
     }
 }
 
+/// What a server ends for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    Stop,
+    /// Another program takes its place in this process.
+    HandOver,
+}
+
 /// A server whose parts are all up and whose listeners are open.
 pub struct Server {
     config: Config,
-    listeners: Vec<(TcpListener, SocketAddr)>,
+    listeners: Listeners,
+    sockets: Vec<(TcpListener, SocketAddr)>,
     api: Arc<Api>,
     router: Arc<Router>,
     replicas: Arc<Replicas>,
@@ -107,7 +118,8 @@ impl Server {
         let store = open_store(&config, &folder).await?;
         let id = FolderId::of(folder.path())?;
         folder.mark_used()?;
-        let listeners = bind(&config.listen).await?;
+        let mut listeners = Listeners::bind(&config.listen)?;
+        let port = listeners.addresses().first().map(SocketAddr::port);
         let embedded = match config.registry.embedded {
             true => Some(Embedded::start(&config.data_dir.join("registry")).await?),
             false => None,
@@ -116,11 +128,17 @@ impl Server {
         let records = all_records(&*store).await?;
         let key = SecretKey::load_or_create(&config.secret_key_file)?;
         let secrets = Arc::new(Secrets::new(Arc::clone(&store), key));
-        let settings = ReplicaConfig {
+        let mut settings = ReplicaConfig {
             secrets: Some(Arc::clone(&secrets)),
             ..replica_config(&config, id.clone(), &registry, program)
         };
+        settings.network.trigger = port.filter(|_| config.function_calls);
         let replicas = Replicas::start(settings, records).await?;
+        if config.function_calls
+            && let Some(address) = listeners::for_functions(&listeners.addresses(), replicas.gateway())
+        {
+            listeners.add(address)?;
+        }
         let published = Published::new(Arc::clone(&registry));
         let uploads = config.data_dir.join("uploads");
         empty_folder(&uploads)
@@ -148,12 +166,14 @@ impl Server {
         };
         let gateway = Gateway::new(Arc::clone(&replicas), limits);
         let router = Arc::new(Router::new(gateway, Arc::clone(&api)));
-        Ok(Self { config, listeners, api, router, replicas, embedded, _folder: folder })
+        let sockets = listeners.serving();
+        let sockets = sockets.map_err(|source| ServeError::System { step: "serve its listeners", source })?;
+        Ok(Self { config, listeners, sockets, api, router, replicas, embedded, _folder: folder })
     }
 
     /// Where it listens, ports that were free to choose included.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().map(|(_, address)| *address).collect()
+        self.listeners.addresses()
     }
 
     /// What became of the registry that comes with the server, unless another one was named.
@@ -167,8 +187,8 @@ impl Server {
     }
 
     /// Serves until `shutdown` is done; then says so at `/readyz`, finishes the calls in flight, and leaves the
-    /// replicas to the next server.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+    /// replicas to the next server. For a hand-over it leaves the listeners too, open all the while.
+    pub async fn run(self, shutdown: impl Future<Output = Ending>) -> Option<Listeners> {
         let stop = CancellationToken::new();
         let api = Arc::clone(&self.api);
         // What an earlier server left undone; it needs the registry, and nothing waits for it.
@@ -178,7 +198,7 @@ impl Server {
             }
         });
         let serving: Vec<_> = self
-            .listeners
+            .sockets
             .into_iter()
             .map(|(listener, address)| {
                 let service = router::service(Arc::clone(&self.router), address);
@@ -186,7 +206,13 @@ impl Server {
                 tokio::spawn(listen(listener, Arc::new(service), stopped, self.config.drain))
             })
             .collect();
-        shutdown.await;
+        let listeners = match shutdown.await {
+            Ending::HandOver => Some(self.listeners),
+            Ending::Stop => {
+                drop(self.listeners);
+                None
+            }
+        };
         self.api.stopping.store(true, Ordering::Relaxed);
         stop.cancel();
         for ended in futures_util::future::join_all(serving).await {
@@ -199,6 +225,7 @@ impl Server {
         if let Some(embedded) = self.embedded {
             embedded.stop().await;
         }
+        listeners
     }
 }
 
@@ -230,20 +257,9 @@ async fn all_records(store: &dyn FunctionStore) -> Result<Vec<FunctionRecord>, S
     Ok(page.records.into_iter().map(|stored| stored.record).collect())
 }
 
-async fn bind(addresses: &[SocketAddr]) -> Result<Vec<(TcpListener, SocketAddr)>, ServeError> {
-    let mut listeners = Vec::new();
-    for address in addresses {
-        let failed = |source| ServeError::Listen { address: *address, source };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
-        let bound = listener.local_addr().map_err(failed)?;
-        listeners.push((listener, bound));
-    }
-    Ok(listeners)
-}
-
 /// Where people find the trigger: at the first listener.
-fn url(listeners: &[(TcpListener, SocketAddr)]) -> String {
-    listeners.first().map(|(_, address)| format!("http://{address}")).unwrap_or_default()
+fn url(listeners: &Listeners) -> String {
+    listeners.addresses().first().map(|address| format!("http://{address}")).unwrap_or_default()
 }
 
 fn registry_of(config: &Config) -> Result<Registry, registry::Error> {
@@ -278,6 +294,7 @@ fn replica_config(
             plugins: network.plugins,
             egress: network.egress,
             dns: network.dns,
+            trigger: None,
         },
         scale: scale_settings(config),
         walls: WallSettings { uid_base: config.uid_base, ..WallSettings::default() },

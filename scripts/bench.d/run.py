@@ -303,7 +303,7 @@ def cold(bench):
             taken["plain"].append(called(none.port, paths[none][number // every % 5], cold=True))
             taken["docker"].append(docker.first_answer())
             called(full.port, "/function/mortal")
-            kill(full.replica("mortal")[2])
+            kill(full.replica("mortal"))
             taken["death"].append(called(full.port, "/function/mortal"))
             begun = time.monotonic()
             full.pool_is_full(2)
@@ -319,13 +319,13 @@ def cold(bench):
                f"| {max(values) * 1e3:.1f} ms | {reference / p50:.1f} | {p50 / reference:.2f} |")
 
 
-def kill(pid):
-    """SIGKILL, and it is dead when this returns: what it still accepted would be a call in flight."""
+def kill(replica):
+    """SIGKILL, and nothing listens any more when this returns: what it still accepted would be a call in flight."""
+    address, port, pid = replica
     os.kill(pid, signal.SIGKILL)
     while True:
         try:
-            if pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] in "ZX":
-                return
+            socket.create_connection((address, port), timeout=1).close()
         except OSError:
             return
 
@@ -454,20 +454,20 @@ def memory(bench):
     """What a replica takes, and the server with 2,000 functions recorded and 50 replicas."""
     server = bench.server("--pool=0", "--idle-time=300s")
     server.push("hello")
-    record = json.loads(output("curl", "-s", f"http://127.0.0.1:{server.port}/v1/functions/hello/versions"))
     server.child.terminate()
     server.child.wait()
     exported = server.data / "records.jsonl"
     server.run("store", "export", exported)
-    lines = exported.read_text().splitlines()
-    ours = next(line for line in lines if '"hello"' in line)
-    with exported.open("a") as file:
-        for number in range(1999):
-            file.write(ours.replace('"name":"hello"', f'"name":"copy-{number}"') + "\n")
+    lines = [json.loads(line) for line in exported.read_text().splitlines()]
+    ours = next(line for line in lines if "function" in line)
+    copies = [{"function": {**ours["function"], "name": f"copy-{number}"}} for number in range(1999)]
+    # The last line says how many there are.
+    lines[-1]["end"]["lines"] += len(copies)
+    exported.write_text("".join(json.dumps(line) + "\n" for line in lines[:-1] + copies + lines[-1:]))
     server.run("store", "import", exported)
     server.start()
     resident = lambda: int(re.search(r"VmRSS:\s+(\d+)", open(f"/proc/{server.child.pid}/status").read())[1]) / 1024
-    recorded = len(record["versions"]) and resident()
+    recorded = resident()
     with concurrent.futures.ThreadPoolExecutor(4) as crowd:
         list(crowd.map(lambda number: called(server.port, f"/function/copy-{number}"), range(50)))
     tasks = output("ctr", "-n", server.namespace, "tasks", "ls").splitlines()[1:]

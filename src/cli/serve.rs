@@ -1,10 +1,14 @@
 //! `fnbuild serve`: the server.
 
-use anyhow::Context;
-use tokio::signal::unix::{SignalKind, signal};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-use crate::config::ConfigArguments;
-use crate::serve::{self, Server};
+use anyhow::Context;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::{Config, ConfigArguments};
+use crate::serve::{self, Ending, Listeners, Server};
 
 use super::{Common, Outcome, Printer};
 
@@ -26,28 +30,71 @@ pub fn run(arguments: Arguments, common: &Common, printer: &Printer) -> anyhow::
         printer.status("removed: containers, images, network");
         return Ok(Outcome::Success);
     }
-    runtime.block_on(async {
-        let (mut terminate, mut interrupt) =
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let server = Server::start(config, program).await?;
-        for problem in server.problems().await {
-            printer.warning(problem);
-        }
-        if let Some(line) = server.registry() {
-            printer.status(line);
-        }
-        for address in server.addresses() {
-            printer.status(format!("listening on http://{address}"));
-        }
-        server
-            .run(async {
-                tokio::select! {
-                    _ = terminate.recv() => {}
-                    _ = interrupt.recv() => {}
+    match runtime.block_on(serve(config, &program, printer))? {
+        Some(listeners) => Err(become_next(&program, &listeners)),
+        None => Ok(Outcome::Success),
+    }
+}
+
+async fn serve(config: Config, program: &Path, printer: &Printer) -> anyhow::Result<Option<Listeners>> {
+    let mut signals = Signals {
+        terminate: signal(SignalKind::terminate())?,
+        interrupt: signal(SignalKind::interrupt())?,
+        hang_up: signal(SignalKind::hangup())?,
+    };
+    let server = Server::start(config, program.to_path_buf()).await?;
+    for problem in server.problems().await {
+        printer.warning(problem);
+    }
+    if let Some(line) = server.registry() {
+        printer.status(line);
+    }
+    for address in server.addresses() {
+        printer.status(format!("listening on http://{address}"));
+    }
+    Ok(server.run(signals.ending(program, printer)).await)
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    async fn ending(&mut self, program: &Path, printer: &Printer) -> Ending {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => break,
+                _ = self.interrupt.recv() => break,
+                _ = self.hang_up.recv() => {
+                    if runs(program) {
+                        printer.status("handing over: calls in flight finish first");
+                        return Ending::HandOver;
+                    }
+                    printer.warning(format!("{} does not run: going on as before", program.display()));
                 }
-                printer.status("stopping: calls in flight finish first");
-            })
-            .await;
-        Ok(Outcome::Success)
-    })
+            }
+        }
+        printer.status("stopping: calls in flight finish first");
+        Ending::Stop
+    }
+}
+
+/// Whether there is a program that could take over. One that cannot would take the server down with it.
+fn runs(program: &Path) -> bool {
+    let mut command = Command::new(program);
+    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// Makes this process the program that is now in its place, with the same arguments and the listeners open.
+fn become_next(program: &Path, listeners: &Listeners) -> anyhow::Error {
+    let mut command = Command::new(program);
+    command.args(std::env::args_os().skip(1));
+    let failed = match listeners.hand_over(&mut command) {
+        Ok(()) => command.exec(),
+        Err(error) => error,
+    };
+    anyhow::Error::new(failed).context(format!("cannot become {}", program.display()))
 }

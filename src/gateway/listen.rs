@@ -18,6 +18,9 @@ use tokio_util::task::TaskTracker;
 /// A client has this long to send a request's head, so that silent connections do not pile up.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// When the server stops, a client that has connected and not yet asked has this long to begin.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
 /// Where a request came in.
 #[derive(Clone, Copy, Debug)]
 pub struct Connection {
@@ -80,7 +83,9 @@ where
 {
     let from = Connection { local: stream.local_addr()?, peer };
     stream.set_nodelay(true)?;
+    let asked = CancellationToken::new();
     let answer = |request| {
+        asked.cancel();
         let response = service(request, from);
         async move { Ok::<_, Infallible>(response.await) }
     };
@@ -93,7 +98,14 @@ where
     );
     tokio::select! {
         ended = connection.as_mut() => return Ok(ended?),
-        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = stop.cancelled() => {}
     }
+    // Who has just connected is about to ask: to close now would be to refuse.
+    tokio::select! {
+        ended = connection.as_mut() => return Ok(ended?),
+        () = asked.cancelled() => {}
+        () = tokio::time::sleep(FIRST_REQUEST) => {}
+    }
+    connection.as_mut().graceful_shutdown();
     Ok(connection.await?)
 }

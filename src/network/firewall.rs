@@ -62,6 +62,8 @@ pub(super) struct Rules {
     pub subnet: Subnet,
     pub egress: Egress,
     pub dns: Vec<Ipv4Addr>,
+    /// Of the gateway, for containers.
+    pub open_port: Option<u16>,
 }
 
 impl Rules {
@@ -112,6 +114,9 @@ impl Rules {
         };
         rule(&input, &format!("! -i {bridge} -j RETURN"));
         rule(&input, answers);
+        if let Some(port) = self.open_port {
+            rule(&input, &format!("-s {subnet} -d {} -p tcp --dport {port} -j ACCEPT", subnet.gateway()));
+        }
         rule(&input, "-j REJECT --reject-with icmp-admin-prohibited");
         rule(&forward, &format!("-o {bridge} {answers}"));
         rule(&forward, &format!("-o {bridge} -j DROP"));
@@ -147,7 +152,8 @@ mod tests {
     fn rules(egress: Egress) -> String {
         let subnet = "10.60.4.0/22".parse().unwrap();
         let dns = vec![Ipv4Addr::new(10, 0, 0, 2)];
-        Rules { id: "0a1b2c3d".into(), bridge: "fnb-0a1b2c3d".into(), subnet, egress, dns }.text()
+        Rules { id: "0a1b2c3d".into(), bridge: "fnb-0a1b2c3d".into(), subnet, egress, dns, open_port: None }
+            .text()
     }
 
     #[test]

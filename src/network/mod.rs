@@ -34,6 +34,8 @@ pub struct NetworkConfig {
     pub egress: Egress,
     /// Empty: those of the host, or public ones where the host's are its own loopback.
     pub dns: Vec<Ipv4Addr>,
+    /// The one TCP port of the gateway that containers may connect to.
+    pub open_port: Option<u16>,
 }
 
 /// A container's place in the network.
@@ -79,6 +81,7 @@ impl Network {
             subnet: claimed,
             egress: config.egress,
             dns: servers,
+            open_port: config.open_port,
         };
         rules.apply().await?;
         let plugins = cni::Plugins::new(config.plugins, &bridge, claimed, &folder.join("ipam"))?;

@@ -2,6 +2,7 @@
 //!
 //! Written directly: by way of containerd and runc it takes longer than everything else between a call and its answer.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,13 @@ impl Cgroup<'_> {
         let memory = read("memory", "memory.oom_control").or_else(|| read("", "memory.events"));
         let pids = read("pids", "pids.events").or_else(|| read("", "pids.events"));
         Strain { out_of_memory: count(memory, "oom_kill"), out_of_pids: count(pids, "max") }
+    }
+
+    /// Removes it where nothing runs in it: what killed runtimes leave behind.
+    pub fn remove(&self) {
+        for root in roots() {
+            let _ = fs::remove_dir(root.join(self.0.trim_start_matches('/')));
+        }
     }
 
     /// Sets what a container can be held to while it runs: all but its file systems' sizes.
@@ -66,6 +74,27 @@ impl Cgroup<'_> {
         set("cpu.weight", (1 + (limits.cpu_shares - 2) * 9999 / 262_142).to_string())?;
         set("pids.max", limits.pids.to_string())
     }
+}
+
+/// The names of the groups below one.
+pub(super) fn children(parent: &str) -> BTreeSet<String> {
+    let below = |root: PathBuf| fs::read_dir(root.join(parent.trim_start_matches('/')));
+    let entries = roots().into_iter().filter_map(|root| below(root).ok()).flatten().flatten();
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// The hierarchies' own folders: one for each controller with v1.
+fn roots() -> Vec<PathBuf> {
+    if Path::new(ROOT).join("cgroup.controllers").exists() {
+        return vec![ROOT.into()];
+    }
+    let entries = fs::read_dir(ROOT).into_iter().flatten().flatten();
+    // Controllers that share one have links to it.
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
 }
 
 /// The number behind a word in the kernel's `word number` lines.

@@ -76,11 +76,19 @@ pub struct NetworkSettings {
     pub egress: Egress,
     /// Empty: the host's.
     pub dns: Vec<Ipv4Addr>,
+    /// The trigger's port on the gateway's address, where functions may call it.
+    pub trigger: Option<u16>,
 }
 
 impl Default for NetworkSettings {
     fn default() -> Self {
-        Self { subnet: None, plugins: "/usr/lib/cni".into(), egress: Egress::default(), dns: Vec::new() }
+        Self {
+            subnet: None,
+            plugins: "/usr/lib/cni".into(),
+            egress: Egress::default(),
+            dns: Vec::new(),
+            trigger: None,
+        }
     }
 }
 

@@ -3,10 +3,11 @@
 //! Replicas without calls go first, the idlest before the others. A function that has none is worth more than another's
 //! second: where nothing is idle, a function with several gives one up, once that one's calls have ended.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::revision::Revision;
 use super::table::Replicas;
@@ -19,6 +20,42 @@ const RECKONED: u64 = 128 << 20;
 
 /// Of the machine's memory, what is to stay free: one part in so many.
 const RESERVE: u64 = 10;
+
+/// The places, and the movement in and out of them.
+pub(super) struct Places {
+    free: Arc<Semaphore>,
+    /// Starts that wait for one.
+    waiting: Arc<AtomicUsize>,
+    /// Replicas that were told to end for them.
+    leaving: Arc<AtomicUsize>,
+}
+
+impl Places {
+    pub fn new(count: usize) -> Self {
+        let free = Arc::new(Semaphore::new(count.clamp(1, Semaphore::MAX_PERMITS)));
+        Self { free, waiting: Arc::default(), leaving: Arc::default() }
+    }
+
+    pub fn free_one(&self) -> Option<OwnedSemaphorePermit> {
+        self.free.clone().try_acquire_owned().ok()
+    }
+}
+
+/// One of a number of things, for as long as it lives.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn one_more(number: &Arc<AtomicUsize>) -> Self {
+        number.fetch_add(1, Ordering::Relaxed);
+        Self(number.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// As many as fit into the machine's memory.
 pub(super) fn of_this_machine() -> usize {
@@ -48,14 +85,16 @@ impl Replicas {
         if is_memory_short() {
             self.evict_idlest();
         }
-        if let Ok(place) = self.places.clone().try_acquire_owned() {
+        if let Some(place) = self.places.free_one() {
             return Some(place);
         }
-        let mut place = std::pin::pin!(self.places.clone().acquire_owned());
-        let mut made_room = false;
+        let mut place = std::pin::pin!(self.places.free.clone().acquire_owned());
+        let _waiting = Counted::one_more(&self.places.waiting);
         loop {
-            made_room = made_room || self.evict_idlest();
-            if !made_room {
+            // Whose place it becomes is decided by who has waited longest, not by who made room: so all is counted.
+            let owed =
+                self.places.waiting.load(Ordering::Relaxed) > self.places.leaving.load(Ordering::Relaxed);
+            if owed && !self.evict_idlest() {
                 if revision.give_up_start() {
                     return None;
                 }
@@ -63,7 +102,7 @@ impl Replicas {
             }
             tokio::select! {
                 place = &mut place => return place.ok(),
-                () = tokio::time::sleep(LOOK_AGAIN), if !made_room => {}
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
                 () = self.stopping.cancelled() => return None,
             }
         }
@@ -71,7 +110,7 @@ impl Replicas {
 
     /// Whether there is room for containers that are nobody's yet.
     pub(super) fn has_room(&self) -> bool {
-        self.places.available_permits() > 0 && !is_memory_short()
+        self.places.free.available_permits() > 0 && !is_memory_short()
     }
 
     /// Ends the replica that has been idle for longest, over all functions; `false` if none is idle.
@@ -85,7 +124,11 @@ impl Replicas {
         let found = idle.into_iter().find_map(|(_, revision, least)| revision.take_idle(least));
         let Some(replica) = found else { return false };
         tracing::info!(replica = %replica.id, "stopped: the machine is full");
-        self.tasks.spawn(self.stop_replica(replica));
+        let (stopping, leaving) = (self.stop_replica(replica), Counted::one_more(&self.places.leaving));
+        self.tasks.spawn(async move {
+            stopping.await;
+            drop(leaving);
+        });
         true
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::cgroup;
 use super::image::FOLDER_LABEL;
 use super::revision::Revision;
 use super::start::{ADDRESS_LABEL, FUNCTION_LABEL, REVISION_LABEL};
@@ -32,7 +33,7 @@ impl Replicas {
             if let Some((replica, revision)) = self.adoptable(&container).await? {
                 tracing::info!(replica = %replica.id, pid = replica.pid, "replica adopted");
                 // Where there are more than there is room for, none is ended for it.
-                let place = self.places.clone().try_acquire_owned().ok();
+                let place = self.places.free_one();
                 self.watch(replica.clone(), revision.clone(), place);
                 let _ = revision.join(&replica, None);
             }
@@ -79,6 +80,7 @@ impl Replicas {
         let folders = std::fs::read_dir(self.starter.data_dir.join("replicas"));
         found
             .extend(folders.into_iter().flatten().flatten().filter_map(|f| f.file_name().into_string().ok()));
+        found.extend(cgroup::children(&self.starter.cgroups()));
         // Asked after the lists were made: what was started meanwhile is in here too.
         let owned: HashSet<String> = self.owned().clone();
         for stray in found.into_iter().filter(|id| !owned.contains(id)) {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::cgroup::Cgroup;
 use super::dress::{Garment, dress};
 use super::image::{FOLDER_LABEL, Images, RUNTIME_LABEL};
 use super::revision::Revision;
@@ -47,6 +48,8 @@ pub(super) struct Starter {
     pub program: PathBuf,
     pub walls: WallSettings,
     pub start_timeout: Duration,
+    /// Where functions may call others: at this port of the gateway.
+    pub trigger: Option<u16>,
 }
 
 impl Starter {
@@ -166,6 +169,9 @@ impl Starter {
         address: Ipv4Addr,
     ) -> RuntimeSpec {
         let mut env = environment(settings, &config.env, port(settings, config));
+        if let Some(port) = self.trigger {
+            env.push(format!("FNBUILD_GATEWAY=http://{}:{port}", self.network.subnet().gateway()));
+        }
         if config.labels.contains_key(RUNTIME_LABEL) {
             env.push(MARK_CALLS.into());
         }
@@ -198,7 +204,12 @@ impl Starter {
 
     /// Below the root of every cgroup hierarchy.
     pub fn cgroup(&self, id: &str) -> String {
-        format!("/fnbuild-{}/{id}", self.folder)
+        format!("{}/{id}", self.cgroups())
+    }
+
+    /// What all replicas' cgroups are below.
+    pub fn cgroups(&self) -> String {
+        format!("/fnbuild-{}", self.folder)
     }
 
     pub fn folder_of(&self, id: &str) -> PathBuf {
@@ -228,6 +239,7 @@ impl Starter {
             self.containerd.remove_snapshot(id).await
         };
         let (containers, network) = tokio::join!(containers, self.network.detach(id));
+        Cgroup(&self.cgroup(id)).remove();
         let _ = std::fs::remove_dir_all(self.folder_of(id));
         let _ = std::fs::remove_file(logs::nobodys_file(&self.data_dir, id));
         containers?;

@@ -1,6 +1,7 @@
 //! Which functions there are, which version calls go to, and the doors to all of it: [`Replicas`].
 
 use std::collections::{HashMap, HashSet};
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -8,7 +9,9 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::cgroup::Cgroup;
 use super::image::Images;
+use super::places::Places;
 use super::pool::Pool;
 use super::revision::{Admission, Lease, Revision};
 use super::start::Starter;
@@ -26,7 +29,7 @@ pub struct Replicas {
     owned: Mutex<HashSet<String>>,
     pub(super) starts: Semaphore,
     /// As many as the machine has room for replicas.
-    pub(super) places: Arc<Semaphore>,
+    pub(super) places: Places,
     /// The last replica of each function that ended without being asked to.
     pub(super) deaths: Mutex<HashMap<FunctionName, Death>>,
     pub(super) pool: Pool,
@@ -55,6 +58,7 @@ impl Replicas {
             plugins: config.network.plugins,
             egress: config.network.egress,
             dns: config.network.dns,
+            open_port: config.network.trigger,
         });
         let network = network.await?;
         let images = Images::new(containerd.clone(), config.images, config.folder.clone());
@@ -68,6 +72,7 @@ impl Replicas {
             program: config.program,
             walls: config.walls,
             start_timeout: config.scale.start_timeout,
+            trigger: config.network.trigger,
         };
         let routes = records.into_iter().filter_map(|record| {
             let serving = revision(&record, record.current, config.scale.queue)?;
@@ -79,7 +84,7 @@ impl Replicas {
             routes: RwLock::new(routes.collect()),
             owned: Mutex::default(),
             starts: Semaphore::new(config.scale.parallel_starts.max(1)),
-            places: Arc::new(Semaphore::new(config.scale.max_replicas.clamp(1, Semaphore::MAX_PERMITS))),
+            places: Places::new(config.scale.max_replicas),
             deaths: Mutex::default(),
             pool: Pool::new(config.scale.pool),
             stopping: CancellationToken::new(),
@@ -89,6 +94,11 @@ impl Replicas {
         replicas.tasks.spawn(replicas.clone().look_after());
         replicas.tasks.spawn(replicas.clone().keep_pool());
         Ok(replicas)
+    }
+
+    /// The host's address in the containers' network.
+    pub fn gateway(&self) -> Ipv4Addr {
+        self.starter.network.subnet().gateway()
     }
 
     /// Fetches, unpacks and pins a version's image, and looks that the secrets are there which it names: to be done
@@ -165,6 +175,7 @@ impl Replicas {
         self.stop().await;
         self.remove_strays().await?;
         self.starter.images.sweep(|_| false).await?;
+        Cgroup(&self.starter.cgroups()).remove();
         Ok(self.starter.network.remove().await?)
     }
 

@@ -16,6 +16,7 @@ mod packages;
 mod plain_http;
 mod platforms;
 mod push;
+mod recovery;
 mod registries;
 mod registry_clients;
 mod registry_collect;

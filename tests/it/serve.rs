@@ -134,12 +134,19 @@ fn commands_run_inside_and_logs_are_followed() {
     let mut following =
         server.command().args(["logs", "-f", "talker"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(following.stdout.take().unwrap()).lines();
-    assert_eq!(server.call("talker", &json!({ "text": "heard" })).0, 200);
-    let heard = lines.find(|line| line.as_ref().is_ok_and(|line| line.ends_with("stdout: heard")));
+    let told = json!({ "text": "heard" }).to_string();
+    let options = ["-H", "Content-Type: application/json", "-H", "X-Call-Id: the-call", "-d", &told];
+    assert_eq!(server.curl(&[&options[..], &["/function/talker"]].concat()).0, 200);
+    let heard = lines.find(|line| line.as_ref().is_ok_and(|line| line.ends_with("the-call stdout: heard")));
     assert!(heard.is_some());
     following.kill().unwrap();
     following.wait().unwrap();
     assert!(run(server.command().args(["logs", "talker", "--tail", "1"])).contains("heard"));
+    assert!(run(server.command().args(["logs", "talker", "--since", "1h"])).contains("heard"));
+    assert_eq!(run(server.command().args(["logs", "talker", "--since", "0s"])), "");
+    let timed = server.command().args(["invoke", "talker", "-d", &told, "--timing"]).output().unwrap();
+    let timed = String::from_utf8(timed.stderr).unwrap();
+    assert!(["queue", "run", "proxy", "in all"].iter().all(|part| timed.contains(part)), "{timed}");
 }
 
 #[test]
@@ -279,4 +286,26 @@ fn a_listener_beyond_loopback_answers_calls_alone() {
     }
     run(server.serve().env("FNBUILD_DATA_DIR", data.path()).arg("--clean-up"));
     assert_eq!(server.get("/v1/functions").0, 200);
+}
+
+#[test]
+fn functions_call_functions_where_they_may_and_nothing_else() {
+    let caller = "import os, json, urllib.request\n\ndef run(path, method='POST'):\n    url = os.environ['FNBUILD_GATEWAY'] + path\n    \
+                  body = json.dumps({'x': 1, 'y': 2}).encode() if method == 'POST' else None\n    \
+                  request = urllib.request.Request(url, body, {'Content-Type': 'application/json'}, method=method)\n    \
+                  try:\n        with urllib.request.urlopen(request, timeout=5) as answer:\n            return answer.status\n    \
+                  except urllib.error.HTTPError as error:\n        return error.code\n";
+    let server = FnbuildServer::start_with(&["--function-calls", "--pool", "1"]);
+    run(server.command().args(["push", ADD]));
+    push(&server, "caller", caller, &[]);
+    let calls = |path: &str, method: &str| server.call("caller", &json!({ "path": path, "method": method }));
+    assert_eq!(calls("/function/add", "POST"), (200, "200".into()));
+    for path in ["/v1/functions", "/v1/status", "/system/functions"] {
+        assert_eq!(calls(path, "GET"), (200, "404".into()), "{path}");
+    }
+    drop(server);
+
+    let closed = FnbuildServer::start_with(&["--pool", "0"]);
+    push(&closed, "caller", "import os\ndef run():\n    return os.environ.get('FNBUILD_GATEWAY')\n", &[]);
+    assert_eq!(closed.call("caller", &json!({})), (200, "null".into()));
 }

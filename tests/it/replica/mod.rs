@@ -1,7 +1,9 @@
 //! Replicas in the real containerd, each test in a namespace and a data folder of its own.
 
+mod abuse;
 pub mod image;
 mod life;
+mod places;
 mod pool;
 mod secrets;
 mod walls;
@@ -103,7 +105,7 @@ impl Site {
             look(table, run(Command::new("iptables").args(["-w", "-t", table, "-S"])), id.as_str());
         }
         look("mount", std::fs::read_to_string("/proc/self/mountinfo").unwrap(), id.as_str());
-        for folder in ["/run/netns", "/run/fnbuild/subnets"] {
+        for folder in ["/run/netns", "/run/fnbuild/subnets", "/sys/fs/cgroup/memory", "/sys/fs/cgroup"] {
             let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
             let names: Vec<_> = names.map(|name| name.file_name().into_string().unwrap()).collect();
             look(folder, names.join("\n"), id.as_str());

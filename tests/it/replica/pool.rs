@@ -125,7 +125,7 @@ async fn full(replicas: &Replicas, size: usize) {
 }
 
 /// Status and body of a call with these arguments.
-async fn call(lease: &Lease, arguments: Value) -> (u16, Value) {
+pub(super) async fn call(lease: &Lease, arguments: Value) -> (u16, Value) {
     let mut stream = TcpStream::connect(lease.replica().address).await.unwrap();
     let body = arguments.to_string();
     let length = body.len();

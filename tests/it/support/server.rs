@@ -56,6 +56,11 @@ impl FnbuildServer {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// Of the running process.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("the server runs").pid()
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }
