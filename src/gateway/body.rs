@@ -10,7 +10,8 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep};
 
-use super::pool::{Pool, Sender};
+use super::link::Link;
+use super::pool::Pool;
 
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
@@ -89,12 +90,12 @@ pub struct Held<L> {
     /// Dropped after the connection is back, so that whoever gets the room finds it.
     pub lease: L,
     pub pool: Arc<Pool>,
-    pub sender: Sender,
+    pub link: Link,
 }
 
 impl<L> Held<L> {
     fn give_back(self) {
-        self.pool.put(self.sender);
+        self.pool.put(self.link);
     }
 }
 
@@ -145,7 +146,14 @@ impl<L: Unpin> Body for AnswerBody<L> {
         match &mut self.kind {
             Kind::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Stream { body, idle, held } => {
-                let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
+                let mut frame = Pin::new(&mut *body).poll_frame(cx);
+                if frame.is_pending()
+                    && let Some(held) = held
+                {
+                    held.link.poll(cx);
+                    frame = Pin::new(&mut *body).poll_frame(cx);
+                }
+                let Poll::Ready(frame) = frame else {
                     ready!(idle.poll(cx));
                     return Poll::Ready(Some(Err(BodyError::Idle(idle.limit))));
                 };

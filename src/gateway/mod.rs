@@ -10,6 +10,7 @@
 mod body;
 mod fault;
 mod headers;
+mod link;
 mod listen;
 mod pool;
 mod proxy;

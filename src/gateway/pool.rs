@@ -4,26 +4,16 @@
 //! few stay warm and the rest expire.
 
 use std::collections::HashMap;
-use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
-
-use super::body::RequestBody;
+use super::link::Link;
 
 /// Shorter than any server's own patience, so that we and not it close a silent connection: a request written into
 /// one that is being closed is lost, and may not be sent again.
 const IDLE: Duration = Duration::from_secs(3);
-/// Within one machine a connection is made at once or not at all.
-const CONNECT: Duration = Duration::from_secs(2);
 /// No more are kept for one replica.
 const KEPT: usize = 256;
-
-pub type Sender = SendRequest<RequestBody>;
 
 /// All replicas' connections.
 #[derive(Default)]
@@ -34,7 +24,7 @@ pub struct Pools {
 /// One replica's.
 #[derive(Default)]
 pub struct Pool {
-    idle: Mutex<Vec<(Sender, Instant)>>,
+    idle: Mutex<Vec<(Link, Instant)>>,
 }
 
 impl Pools {
@@ -54,7 +44,7 @@ impl Pools {
             let Some(pools) = pools.upgrade() else { return };
             lock(&pools.replicas).retain(|_, pool| {
                 let mut idle = lock(&pool.idle);
-                idle.retain(|(sender, since)| !sender.is_closed() && since.elapsed() < IDLE);
+                idle.retain_mut(|(link, since)| since.elapsed() < IDLE && link.is_open());
                 !idle.is_empty() || Arc::strong_count(pool) > 1
             });
         }
@@ -63,30 +53,22 @@ impl Pools {
 
 impl Pool {
     /// A connection that was open when last looked at.
-    pub fn take(&self) -> Option<Sender> {
+    pub fn take(&self) -> Option<Link> {
         let mut idle = lock(&self.idle);
-        while let Some((sender, since)) = idle.pop() {
-            if !sender.is_closed() && since.elapsed() < IDLE {
-                return Some(sender);
+        while let Some((mut link, since)) = idle.pop() {
+            if since.elapsed() < IDLE && link.is_open() {
+                return Some(link);
             }
         }
         None
     }
 
-    pub fn put(&self, sender: Sender) {
+    pub fn put(&self, link: Link) {
         let mut idle = lock(&self.idle);
-        if !sender.is_closed() && idle.len() < KEPT {
-            idle.push((sender, Instant::now()));
+        if idle.len() < KEPT {
+            idle.push((link, Instant::now()));
         }
     }
-}
-
-pub async fn connect(address: SocketAddr) -> io::Result<Sender> {
-    let stream = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await??;
-    stream.set_nodelay(true)?;
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    tokio::spawn(connection.with_upgrades());
-    Ok(sender)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -15,7 +15,8 @@ use crate::function::Target;
 
 use super::body::{Held, RequestBody};
 use super::fault::Fault;
-use super::pool::{Pools, Sender, connect};
+use super::link::Link;
+use super::pool::Pools;
 use super::timing::CallTiming;
 use super::{AnswerBody, Lease, Limits, Replicas, Whose, headers, route, upgrade};
 
@@ -107,11 +108,11 @@ impl<R: Replicas> Gateway<R> {
             loop {
                 let kept = pool.take();
                 let fresh = kept.is_none();
-                let Some(mut sender) = reach(kept, &lease).await else { break };
+                let Some(mut link) = reach(kept, &lease).await else { break };
                 host(request.headers_mut(), &lease);
                 let limit = lease.timeout();
                 let sending = Instant::now();
-                let sent = tokio::time::timeout(limit, sender.try_send_request(request)).await;
+                let sent = tokio::time::timeout(limit, link.send(request)).await;
                 match sent {
                     Ok(Ok(response)) => {
                         let timing = CallTiming {
@@ -120,7 +121,7 @@ impl<R: Replicas> Gateway<R> {
                             run: sending.elapsed(),
                             total: call.started.elapsed(),
                         };
-                        return self.complete(call, response, Held { lease, pool, sender }, &timing);
+                        return self.complete(call, response, Held { lease, pool, link }, &timing);
                     }
                     Err(_) => return Err(Fault::TimedOut { target: named(), limit }),
                     Ok(Err(mut error)) => match error.take_message() {
@@ -185,13 +186,13 @@ impl<R: Replicas> Gateway<R> {
 }
 
 /// The connection that was kept, once it is ready for another request, or a new one. `None`: there is none to be had.
-async fn reach(kept: Option<Sender>, lease: &impl Lease) -> Option<Sender> {
-    if let Some(mut sender) = kept
-        && sender.ready().await.is_ok()
+async fn reach(kept: Option<Link>, lease: &impl Lease) -> Option<Link> {
+    if let Some(mut link) = kept
+        && link.ready().await
     {
-        return Some(sender);
+        return Some(link);
     }
-    connect(lease.address()).await.ok()
+    Link::open(lease.address()).await.ok()
 }
 
 /// HTTP/1.0 clients may leave it out; towards the replica it is HTTP/1.1, which may not.

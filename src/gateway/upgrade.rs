@@ -30,9 +30,10 @@ pub fn switch<L: Send + 'static>(
     let protocol = response.headers().get(UPGRADE).cloned();
     tokio::spawn(async move {
         // The lease lives as long as the connection: the replica is in use.
-        let _held = held;
+        let mut held = held;
         let Some(client) = client else { return };
-        let Ok((client, replica)) = tokio::try_join!(client, replica) else { return };
+        let both = held.link.drive(async { tokio::try_join!(client, replica) }).await;
+        let Ok((client, replica)) = both else { return };
         relay(TokioIo::new(client), TokioIo::new(replica), idle).await;
     });
     let (mut parts, _) = response.into_parts();
