@@ -9,7 +9,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::try_join;
 
-use super::{PublishError, offload};
+use super::PublishError;
+use super::place::Place;
 use crate::oci::{Descriptor, Digest, Hasher, ImageManifest, Repository, media_type};
 use crate::registry::{self, Chunks, Content, InMemory, Registry};
 
@@ -64,7 +65,7 @@ pub async fn attach(
 ) -> Result<Descriptor, PublishError> {
     let shown = attachment.file.display().to_string();
     let path = attachment.file.clone();
-    let content = offload(move || FileContent::open(path)).await?;
+    let content = Place::Threads.run(move || FileContent::open(path)).wait().await?;
     let content = content.map_err(|source| PublishError::Attach { file: attachment.file.clone(), source })?;
     let failed = |source: registry::Error| PublishError::Push {
         what: shown.clone(),

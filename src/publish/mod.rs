@@ -14,6 +14,7 @@ mod error;
 mod fetch;
 mod index;
 mod packages;
+mod place;
 mod published;
 mod push;
 mod workshop;
@@ -43,6 +44,7 @@ use crate::registry::Registry;
 use crate::source::{self, Source};
 use cache::{Before, Built, Cache};
 use packages::CancelOnDrop;
+use place::Place;
 
 /// What is to be published, and where it comes from.
 #[derive(Clone, Debug)]
@@ -111,13 +113,14 @@ async fn publish_one(
         }
     }
     let before = Before::of(&job.source);
+    let place = Place::of_source(&job.source);
     let (path, from) = (job.source.clone(), for_base(&job.from, &base));
-    let source = Arc::new(offload(move || Source::open(&path, &from)).await??);
+    let source = Arc::new(place.run(move || Source::open(&path, &from)).wait().await??);
     let code = image::code_layer(&source);
     // Both are one pass over the same bytes: together they take no longer than either.
     let hashing = {
         let (source, path, cache) = (source.clone(), job.source.clone(), cache.clone());
-        offload(move || {
+        place.run(move || {
             let digest = source.digest()?.clone();
             cache.keep_hashed(&path, before, &digest);
             Ok::<_, PublishError>(digest)
@@ -125,26 +128,29 @@ async fn publish_one(
     };
     let describing = {
         let code = code.clone();
-        tokio::task::spawn_blocking(move || code.descriptor())
+        place.run(move || code.descriptor())
     };
-    let source_digest = hashing.await??;
+    let source_digest = hashing.wait().await??;
     let known = Known { registry, job, cache: &cache, base: &base };
     if let Some(done) = known.unchanged(&source_digest, begun).await? {
         return Ok(done);
     }
     let hashed = begun.elapsed();
-    // The longest of all, and it waits neither for packages nor for the upload. `build` finds it done, or waits for it.
-    let checking = code.clone();
-    drop(tokio::task::spawn_blocking(move || checking.diff_id()));
+    if place == Place::Threads {
+        // The longest of all, and it waits neither for packages nor for the upload. `build` finds it done, or waits for it.
+        let code = code.clone();
+        drop(place.run(move || code.diff_id()));
+    }
     let (upon, packages) = {
         let (base, source, mut job) = (base.clone(), source.clone(), job.clone());
         job.packages.options.max_unpacked = job.from.bounds.unpacked;
         // Dropped with this future: nobody waits for uv then.
         let _guard = CancelOnDrop(job.packages.options.cancel.clone());
-        offload(move || job.packages.put_upon(&base, &job.data, &source, &job.source)).await??
+        let putting = move || job.packages.put_upon(&base, &job.data, &source, &job.source);
+        Place::Threads.run(putting).wait().await??
     };
     let prepared = begun.elapsed() - hashed;
-    let work = push::Push { registry, job, cache: &cache, layout: &layout, base: &upon, meter };
+    let work = push::Push { registry, job, cache: &cache, layout: &layout, base: &upon, place, meter };
     let mut published = work.run(source, code, describing).await?;
     published.times.insert(0, ("source", hashed));
     if packages.is_some() {
@@ -208,11 +214,6 @@ async fn open_base(registry: &Registry, job: &Job) -> Result<(Layout, Base), Pub
     let layout = Layout::create(job.data.join("bases"))?;
     let base = fetch::open_base(registry, &layout, &job.base, job.platforms.first()).await?;
     Ok((layout, base))
-}
-
-/// Runs what blocks on a thread made for it.
-async fn offload<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, PublishError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Broken)
 }
 
 /// Asks whether there is anything to do.

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::future::{try_join, try_join_all};
-use tokio::task::JoinHandle;
 
 use super::base::{Arrival, BaseLayers};
 use super::cache::Cache;
 use super::content::{LayerContent, Meter};
-use super::{Job, PublishError, PushedImage, offload};
+use super::place::{Place, Running};
+use super::{Job, PublishError, PushedImage};
 use crate::image::{self, Base, Image, ImageError, Layer, Layout};
 use crate::oci::{Descriptor, Digest};
 use crate::registry::{Error, InMemory, Registry};
@@ -26,6 +26,7 @@ pub(super) struct Push<'a> {
     pub cache: &'a Cache,
     pub layout: &'a Layout,
     pub base: &'a Base,
+    pub place: Place,
     pub meter: &'a Arc<Meter>,
 }
 
@@ -34,7 +35,7 @@ impl Push<'_> {
         &self,
         source: Arc<Source>,
         code: Layer,
-        describing: JoinHandle<Result<Descriptor, ImageError>>,
+        describing: Running<Result<Descriptor, ImageError>>,
     ) -> Result<PushedImage, PublishError> {
         let begun = Instant::now();
         let base_bytes = (
@@ -82,12 +83,12 @@ impl Push<'_> {
     async fn send_code(
         &self,
         code: &Layer,
-        describing: JoinHandle<Result<Descriptor, ImageError>>,
+        describing: Running<Result<Descriptor, ImageError>>,
     ) -> Result<Arrival, PublishError> {
         let repository = &self.job.repository;
         let failed = |error| self.failed("the function's layer", error);
         let opening = async { self.registry.begin_upload(repository).await.map_err(failed) };
-        let described = async { Ok(describing.await.map_err(|_| PublishError::Broken)??) };
+        let described = async { describing.wait().await?.map_err(PublishError::from) };
         let (upload, descriptor) = try_join(opening, described).await?;
         if descriptor.size >= WORTH_ASKING
             && self
@@ -110,7 +111,9 @@ impl Push<'_> {
         let failed = |error| self.failed("the config", error);
         let (base, source, code, options) =
             (self.base.clone(), source.clone(), code.clone(), self.job.options.clone());
-        let building = async { Ok(offload(move || image::build(&base, &source, &code, &options)).await??) };
+        let building = async {
+            Ok(self.place.run(move || image::build(&base, &source, &code, &options)).wait().await??)
+        };
         let opening = async { self.registry.begin_upload(repository).await.map_err(failed) };
         let (image, upload) = try_join(building, opening).await?;
         let content = Arc::new(InMemory::new(image.config_bytes().to_vec()));
