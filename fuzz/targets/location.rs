@@ -8,7 +8,10 @@ use libfuzzer_sys::fuzz_target;
 use url::Url;
 
 fuzz_target!(|text: &str| {
-    for base in ["https://r.example:5000/v2/fn/add/blobs/uploads/", "http://localhost:5000/v2/fn/a/blobs/uploads/?x=y"] {
+    for base in [
+        "https://r.example:5000/v2/fn/add/blobs/uploads/",
+        "http://localhost:5000/v2/fn/a/blobs/uploads/?x=y",
+    ] {
         let base: Url = base.parse().expect("a constant");
         let Ok(url) = resolve(&base, text) else { continue };
         assert!(matches!((base.scheme(), url.scheme()), (_, "https") | ("http", "http")), "{url}");

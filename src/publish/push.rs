@@ -88,15 +88,15 @@ impl Push<'_> {
         let repository = &self.job.repository;
         let failed = |error| self.failed("the function's layer", error);
         let opening = async { self.registry.begin_upload(repository).await.map_err(failed) };
-        let described = async { describing.wait().await?.map_err(PublishError::from) };
-        let (upload, descriptor) = try_join(opening, described).await?;
-        if descriptor.size >= WORTH_ASKING
-            && self
-                .registry
-                .has_blob(repository, &descriptor.digest, descriptor.size)
-                .await
-                .map_err(failed)?
-        {
+        let described = async {
+            let descriptor = describing.wait().await??;
+            let (digest, size) = (&descriptor.digest, descriptor.size);
+            let there = size >= WORTH_ASKING
+                && self.registry.has_blob(repository, digest, size).await.map_err(failed)?;
+            Ok((descriptor, there))
+        };
+        let (upload, (descriptor, there)) = try_join(opening, described).await?;
+        if there {
             return Ok(Arrival::Present);
         }
         let content = Arc::new(LayerContent::new(code.clone(), descriptor, self.meter));
