@@ -1,4 +1,4 @@
-//! Figures of the stores, for `scripts/bench-records`: start and memory with many records, lookups, pages, writes.
+//! Figures of the stores, for `scripts/bench records`: start and memory with many records, lookups, pages, writes.
 //!
 //! One measurement is one process, so that memory is of that alone: the first argument says which, the answer is one
 //! line of JSON on stdout.
