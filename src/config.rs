@@ -87,6 +87,9 @@ pub struct ConfigArguments {
     /// the machine's memory]
     #[arg(long, env = "FNBUILD_MAX_REPLICAS", value_name = "N")]
     max_replicas: Option<usize>,
+    /// Versions of a function that are kept for a rollback
+    #[arg(long, env = "FNBUILD_KEEP", default_value_t = 10, value_name = "N")]
+    keep: usize,
     /// How many calls of a function may wait for a replica
     #[arg(long, env = "FNBUILD_QUEUE", default_value_t = 1000, value_name = "N")]
     queue: usize,
@@ -96,6 +99,9 @@ pub struct ConfigArguments {
     /// How long a streamed answer may be silent
     #[arg(long, env = "FNBUILD_IDLE_TIMEOUT", default_value = "60s", value_parser = duration, value_name = "TIME")]
     idle_timeout: Duration,
+    /// With --etcd: how long the server goes on answering after it was told to stop, so that balancers see /readyz
+    #[arg(long, env = "FNBUILD_NOTICE", default_value = "5s", value_parser = duration, value_name = "TIME")]
+    notice: Duration,
     /// How long calls in flight may take when the server stops
     #[arg(long, env = "FNBUILD_DRAIN", default_value = "30s", value_parser = duration, value_name = "TIME")]
     drain: Duration,
@@ -137,9 +143,13 @@ pub struct Config {
     pub pool: usize,
     /// Over all functions; `None`: as many as the machine has room for.
     pub max_replicas: Option<usize>,
+    /// Versions of a function.
+    pub keep: usize,
     pub queue: usize,
     pub start_timeout: Duration,
     pub idle_timeout: Duration,
+    /// From the word to stop until calls are refused; zero on a single machine.
+    pub notice: Duration,
     pub drain: Duration,
     pub source: SourceBounds,
     pub max_request_body: u64,
@@ -182,6 +192,10 @@ pub enum ConfigError {
     Namespace { name: String },
     #[error("{flag} must not be zero")]
     Zero { flag: &'static str },
+    #[error(
+        "--etcd is for several machines, which need one registry that all of them reach: name it with --registry"
+    )]
+    EtcdWithoutRegistry,
     #[error("--dns {address} is a loopback address, which means something else inside a container")]
     LoopbackDns { address: Ipv4Addr },
 }
@@ -200,8 +214,12 @@ impl ConfigArguments {
         if let Some(address) = self.dns.iter().find(|address| address.is_loopback()) {
             return Err(ConfigError::LoopbackDns { address: *address });
         }
+        if self.etcd.is_named() && self.registry.is_none() {
+            return Err(ConfigError::EtcdWithoutRegistry);
+        }
         for (flag, zero) in [
             ("--max-replicas", self.max_replicas == Some(0)),
+            ("--keep", self.keep == 0),
             ("--start-timeout", self.start_timeout.is_zero()),
             ("--idle-timeout", self.idle_timeout.is_zero()),
             ("--max-source", self.max_source == 0),
@@ -215,6 +233,7 @@ impl ConfigArguments {
         let secret_key_file = self.secret_key_file.unwrap_or_else(|| data_dir.join("secret.key"));
         let Self { subnet, cni_plugins: plugins, dns, egress, .. } = self;
         let Self { registry, plain_http, insecure, registry_ca: ca, .. } = self;
+        let notice = if self.etcd.is_named() { self.notice } else { Duration::ZERO };
         let embedded = registry.is_none();
         let host = registry.unwrap_or_else(|| EMBEDDED_REGISTRY.into());
         Ok(Config {
@@ -231,9 +250,11 @@ impl ConfigArguments {
             idle_time: self.idle_time,
             pool: self.pool,
             max_replicas: self.max_replicas,
+            keep: self.keep,
             queue: self.queue,
             start_timeout: self.start_timeout,
             idle_timeout: self.idle_timeout,
+            notice,
             drain: self.drain,
             source: SourceBounds {
                 zipped: self.max_source,
@@ -304,6 +325,8 @@ mod tests {
             (&["--drain", "soon"], "--drain"),
             (&["--max-source", "0"], "--max-source"),
             (&["--max-source", "many"], "--max-source"),
+            (&["--keep", "0"], "--keep"),
+            (&["--etcd", "http://a:2379"], "--registry"),
         ] {
             let error = config(flags).unwrap_err();
             assert!(error.contains(named), "{flags:?}: {error}");

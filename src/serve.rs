@@ -5,20 +5,22 @@
 
 mod embedded;
 mod listeners;
+mod member;
 mod router;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{About, Api, Changes};
 use crate::base;
+use crate::cluster::{Cluster, Membership};
 use crate::config::{Config, DataFolder, DataFolderError};
-use crate::function::FunctionRecord;
 use crate::gateway::{Gateway, Limits, listen};
 use crate::publish::{Published, Workshop};
 use crate::registry::{self, Access, Registry, Remembered};
@@ -28,6 +30,7 @@ use crate::source;
 use crate::store::{EtcdStore, FunctionStore, SledStore, StoreError};
 use embedded::Embedded;
 pub use listeners::Listeners;
+use member::Member;
 use router::Router;
 
 /// Why a server did not start.
@@ -98,6 +101,9 @@ pub enum Ending {
     HandOver,
 }
 
+/// While calls in flight finish, between two looks whether they have.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// A server whose parts are all up and whose listeners are open.
 pub struct Server {
     config: Config,
@@ -107,6 +113,8 @@ pub struct Server {
     router: Arc<Router>,
     replicas: Arc<Replicas>,
     embedded: Option<Embedded>,
+    /// Where there are other nodes.
+    member: Option<Member>,
     /// Given back last.
     _folder: DataFolder,
 }
@@ -115,7 +123,7 @@ impl Server {
     /// Opens everything. `program` is fnbuild itself, as containerd is to start it for the logs.
     pub async fn start(config: Config, program: PathBuf) -> Result<Self, ServeError> {
         let folder = DataFolder::open(&config.data_dir)?;
-        let store = open_store(&config, &folder).await?;
+        let (store, shared) = open_store(&config, &folder).await?;
         let id = FolderId::of(folder.path())?;
         folder.mark_used()?;
         let mut listeners = Listeners::bind(&config.listen)?;
@@ -125,15 +133,17 @@ impl Server {
             false => None,
         };
         let registry = Arc::new(registry_of(&config)?);
-        let records = all_records(&*store).await?;
         let key = SecretKey::load_or_create(&config.secret_key_file)?;
         let secrets = Arc::new(Secrets::new(Arc::clone(&store), key));
+        let cluster = Cluster::alone(id.as_str());
         let mut settings = ReplicaConfig {
+            store: Some(Arc::clone(&store)),
+            cluster: Arc::clone(&cluster),
             secrets: Some(Arc::clone(&secrets)),
             ..replica_config(&config, id.clone(), &registry, program)
         };
         settings.network.trigger = port.filter(|_| config.function_calls);
-        let replicas = Replicas::start(settings, records).await?;
+        let replicas = Replicas::start(settings).await?;
         if config.function_calls
             && let Some(address) = listeners::for_functions(&listeners.addresses(), replicas.gateway())
         {
@@ -144,16 +154,23 @@ impl Server {
         empty_folder(&uploads)
             .map_err(|source| ServeError::System { step: "make the folder for uploads", source })?;
         let api = Arc::new(Api {
-            changes: Changes::new(Arc::clone(&store), published.clone(), Arc::clone(&replicas)),
+            changes: Changes::new(
+                Arc::clone(&store),
+                published.clone(),
+                Arc::clone(&replicas),
+                (config.data_dir.join("unfinished"), config.keep),
+            ),
             store,
             secrets,
             replicas: Arc::clone(&replicas),
+            cluster: Arc::clone(&cluster),
             published,
             workshop: workshop(&config, registry),
             about: About {
                 url: url(&listeners),
                 id: id.to_string(),
                 namespace: config.namespace.clone(),
+                host: host_name(),
                 uploads,
             },
             stopping: AtomicBool::new(false),
@@ -168,7 +185,8 @@ impl Server {
         let router = Arc::new(Router::new(gateway, Arc::clone(&api)));
         let sockets = listeners.serving();
         let sockets = sockets.map_err(|source| ServeError::System { step: "serve its listeners", source })?;
-        Ok(Self { config, listeners, sockets, api, router, replicas, embedded, _folder: folder })
+        let member = shared.map(|store| Member::start(Membership::new(store, cluster), Arc::clone(&api)));
+        Ok(Self { config, listeners, sockets, api, router, replicas, embedded, member, _folder: folder })
     }
 
     /// Where it listens, ports that were free to choose included.
@@ -193,8 +211,11 @@ impl Server {
         let api = Arc::clone(&self.api);
         // What an earlier server left undone; it needs the registry, and nothing waits for it.
         let repair = tokio::spawn(async move {
-            if let Err(error) = api.changes.repair_tags().await {
-                tracing::warn!(%error, "the tags could not be repaired");
+            match api.changes.cut_off(true).await {
+                Ok(found) => {
+                    found.iter().for_each(|found| tracing::info!(repaired = found.repaired, "{}", found.what))
+                }
+                Err(error) => tracing::warn!(%error, "the tags could not be repaired"),
             }
         });
         let serving: Vec<_> = self
@@ -206,14 +227,21 @@ impl Server {
                 tokio::spawn(listen(listener, Arc::new(service), stopped, self.config.drain))
             })
             .collect();
-        let listeners = match shutdown.await {
-            Ending::HandOver => Some(self.listeners),
-            Ending::Stop => {
-                drop(self.listeners);
-                None
-            }
-        };
+        let ending = shutdown.await;
         self.api.stopping.store(true, Ordering::Relaxed);
+        // A server that is handed over is there again before anybody notices.
+        if ending == Ending::Stop && !self.config.notice.is_zero() {
+            // Balancers see /readyz and look elsewhere; who does not is told to, while the last calls finish.
+            tokio::time::sleep(self.config.notice).await;
+            self.router.refuse();
+            let finished = async {
+                while self.replicas.calls_in_flight() > 0 {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+            };
+            let _ = tokio::time::timeout(self.config.drain, finished).await;
+        }
+        let listeners = (ending == Ending::HandOver).then_some(self.listeners);
         stop.cancel();
         for ended in futures_util::future::join_all(serving).await {
             if !ended.unwrap_or(false) {
@@ -221,6 +249,9 @@ impl Server {
             }
         }
         repair.abort();
+        if let Some(member) = self.member {
+            member.stop().await;
+        }
         self.replicas.stop().await;
         if let Some(embedded) = self.embedded {
             embedded.stop().await;
@@ -236,25 +267,31 @@ pub async fn clean_up(config: &Config, program: PathBuf) -> Result<(), ServeErro
     let id = FolderId::of(folder.path())?;
     let registry = Arc::new(registry_of(config)?);
     // Without records everything that carries the folder's ID is a stray.
-    let replicas = Replicas::start(replica_config(config, id, &registry, program), Vec::new()).await?;
+    let replicas = Replicas::start(replica_config(config, id, &registry, program)).await?;
     Ok(replicas.remove_all().await?)
 }
 
-/// Records in etcd, where one is named; else in the data folder, and made only where no server has used it.
-async fn open_store(config: &Config, folder: &DataFolder) -> Result<Arc<dyn FunctionStore>, StoreError> {
+/// Records in etcd, where one is named, and then the store that nodes share; else in the data folder, and made only where
+/// no server has used it.
+async fn open_store(
+    config: &Config,
+    folder: &DataFolder,
+) -> Result<(Arc<dyn FunctionStore>, Option<Arc<EtcdStore>>), StoreError> {
     if let Some(options) = config.etcd.options()? {
-        return Ok(Arc::new(EtcdStore::open(&options, &folder.path().join("mirror")).await?));
+        let store = Arc::new(EtcdStore::open(&options, &folder.path().join("mirror")).await?);
+        return Ok((Arc::clone(&store) as Arc<dyn FunctionStore>, Some(store)));
     }
     let records = folder.path().join("records");
     if folder.is_fresh() && !records.exists() {
         SledStore::create(&records)?;
     }
-    Ok(Arc::new(SledStore::open(&records)?))
+    Ok((Arc::new(SledStore::open(&records)?), None))
 }
 
-async fn all_records(store: &dyn FunctionStore) -> Result<Vec<FunctionRecord>, StoreError> {
-    let page = store.list(None, usize::MAX).await?;
-    Ok(page.records.into_iter().map(|stored| stored.record).collect())
+/// As this machine calls itself.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_string()
 }
 
 /// Where people find the trigger: at the first listener.
@@ -284,6 +321,8 @@ fn replica_config(
     ReplicaConfig {
         socket: config.containerd.clone(),
         namespace: config.namespace.clone(),
+        store: None,
+        cluster: Cluster::alone(folder.as_str()),
         data_dir: config.data_dir.clone(),
         folder,
         images: Arc::new(Arc::clone(registry)),

@@ -1,5 +1,7 @@
 //! The JSON of the API, in both directions: what the server writes and the command line reads.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::function::{FunctionName, Package, Parameter, Settings, Version, VersionNumber};
@@ -76,6 +78,9 @@ pub struct Described {
     pub created: String,
     pub url: String,
     pub settings: Settings,
+    /// Percent of the calls for each version; empty where all go to the current one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub split: BTreeMap<VersionNumber, u32>,
     /// All numbers that can be rolled back to, oldest first.
     pub versions: Vec<VersionNumber>,
     pub replicas: Vec<ReplicaState>,
@@ -115,6 +120,9 @@ pub struct Attached {
 #[serde(rename_all = "camelCase")]
 pub struct ReplicaState {
     pub id: String,
+    /// The node that it runs on.
+    #[serde(default)]
+    pub node: String,
     /// containerd's name for it.
     pub container: String,
     pub version: VersionNumber,
@@ -144,6 +152,23 @@ pub struct Versions {
 pub struct Selected {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<VersionNumber>,
+}
+
+/// `POST …/route`.
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Split {
+    /// Percent of the calls for each version, 100 in all; empty: all to the current one.
+    pub split: BTreeMap<VersionNumber, u32>,
+}
+
+/// What `POST …/route` came to.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Divided {
+    pub name: FunctionName,
+    pub current: VersionNumber,
+    pub split: BTreeMap<VersionNumber, u32>,
 }
 
 /// `POST …/scale`.
@@ -177,6 +202,22 @@ pub struct LogLine {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub call: Option<String>,
     pub text: String,
+}
+
+/// `POST /v1/doctor`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Examined {
+    pub functions: u64,
+    pub findings: Vec<Finding>,
+}
+
+/// Something that does not agree with the records.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Finding {
+    pub what: String,
+    pub repaired: bool,
 }
 
 /// `GET /v1/status`.

@@ -4,13 +4,16 @@
 //! A version becomes current only when its image is unpacked. Its number is given by compare-and-swap on the record,
 //! so that pushes at the same time, at this server or another, each get one. Tags follow the record.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::OwnedMutexGuard;
 
+use super::Finding;
 use super::error::{ApiError, chain};
+use super::unfinished::Unfinished;
 use crate::function::{
     FunctionName, FunctionRecord, NewVersion, Settings, SettingsPatch, Version, VersionNumber, VersionRequest,
 };
@@ -29,6 +32,9 @@ pub struct Changes {
     store: Arc<dyn FunctionStore>,
     published: Published,
     replicas: Arc<Replicas>,
+    unfinished: Unfinished,
+    /// Versions of a function at most, those apart that calls go to.
+    keep: usize,
     /// One change of a function at a time at this server, so that the containers follow the records' order.
     turns: Mutex<HashMap<FunctionName, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -43,8 +49,15 @@ pub struct Changed {
 }
 
 impl Changes {
-    pub fn new(store: Arc<dyn FunctionStore>, published: Published, replicas: Arc<Replicas>) -> Self {
-        Self { store, published, replicas, turns: Mutex::default() }
+    /// `notes` is a folder of this server's for what it has not finished.
+    pub fn new(
+        store: Arc<dyn FunctionStore>,
+        published: Published,
+        replicas: Arc<Replicas>,
+        (notes, keep): (PathBuf, usize),
+    ) -> Self {
+        let unfinished = Unfinished::new(notes);
+        Self { store, published, replicas, unfinished, keep, turns: Mutex::default() }
     }
 
     pub async fn get(&self, name: &FunctionName) -> Result<Stored, ApiError> {
@@ -137,16 +150,20 @@ impl Changes {
             }
             self.prepare(&image).await?;
             let created = now();
-            let record = match &stored {
+            let (record, retired) = match &stored {
                 Some(stored) => {
                     let mut record = stored.record.clone();
                     record.push(image, created);
-                    record
+                    let retired = record.retire(self.keep);
+                    (record, retired)
                 }
-                None => FunctionRecord::first(name.clone(), image, created),
+                None => (FunctionRecord::first(name.clone(), image, created), Vec::new()),
             };
             if self.write(&record, stored.as_ref()).await? {
-                return self.follow(record, turn).await;
+                let mut changed = self.follow(record, turn).await?;
+                changed.warnings.extend(told_split(&changed.record));
+                self.collect(&changed.record, retired).await;
+                return Ok(changed);
             }
         }
         Err(ApiError::Busy { name: name.clone() })
@@ -169,11 +186,39 @@ impl Changes {
             let version = record.version(number).cloned();
             let version =
                 version.ok_or_else(|| ApiError::NoVersion { name: name.clone(), version: number })?;
-            if number == current {
+            if number == current && record.split.is_empty() {
                 return Ok(Changed { record, version, unchanged: true, warnings: Vec::new() });
             }
             self.prepare(&version.image).await?;
             record.current = number;
+            record.split.clear();
+            if self.write(&record, Some(&stored)).await? {
+                return self.follow(record, turn).await;
+            }
+        }
+        Err(ApiError::Busy { name: name.clone() })
+    }
+
+    /// Divides the calls that name no version; an empty split sends all of them to the current one.
+    pub async fn divide(
+        &self,
+        name: &FunctionName,
+        split: &BTreeMap<VersionNumber, u32>,
+    ) -> Result<Changed, ApiError> {
+        let turn = self.turn(name).await;
+        for _ in 0..ATTEMPTS {
+            let stored = self.get(name).await?;
+            let mut record = stored.record.clone();
+            record.divide(split.clone()).map_err(|source| ApiError::Split { name: name.clone(), source })?;
+            if record.split == stored.record.split {
+                let version = record.current().cloned();
+                let version = version
+                    .ok_or_else(|| ApiError::NoVersion { name: name.clone(), version: record.current })?;
+                return Ok(Changed { record, version, unchanged: true, warnings: Vec::new() });
+            }
+            for (version, _) in record.targets() {
+                self.prepare(&version.image).await?;
+            }
             if self.write(&record, Some(&stored)).await? {
                 return self.follow(record, turn).await;
             }
@@ -191,41 +236,87 @@ impl Changes {
                 Err(StoreError::Conflict { .. }) => continue,
                 Err(error) => return Err(error.into()),
             }
-            self.replicas.removed(name).await?;
+            self.unfinished.strike(name);
+            self.replicas.updated(name).await?;
             if !images {
                 return Ok(Vec::new());
             }
-            let others = self.all().await?;
+            let others = self.users(&stored.record).await?;
             return Ok(self.published.delete(&stored.record, &others).await);
         }
         Err(ApiError::Busy { name: name.clone() })
     }
 
+    /// Deletes from the registry the images that versions were the last to need which are kept no more; this node's
+    /// containerd gives them up by itself. What cannot be deleted takes room and does no other harm.
+    async fn collect(&self, record: &FunctionRecord, retired: Vec<Version>) {
+        if retired.is_empty() {
+            return;
+        }
+        let gone = FunctionRecord { versions: retired, ..record.clone() };
+        match self.users(&gone).await {
+            Ok(users) => {
+                for line in self.published.delete(&gone, &users).await {
+                    tracing::info!("{line}");
+                }
+            }
+            Err(error) => tracing::warn!(%error, name = %record.name, "old images are not collected"),
+        }
+    }
+
+    /// Every record that has an image of this one's.
+    async fn users(&self, record: &FunctionRecord) -> Result<Vec<FunctionRecord>, StoreError> {
+        let digests: BTreeSet<_> = record.versions.iter().map(|version| &version.image.digest).collect();
+        self.every(|record| record.versions.iter().any(|version| digests.contains(&version.image.digest)))
+            .await
+    }
+
     /// Every record there is.
     pub async fn all(&self) -> Result<Vec<FunctionRecord>, StoreError> {
-        let (mut records, mut after) = (Vec::new(), None);
+        self.every(|_| true).await
+    }
+
+    async fn every(
+        &self,
+        wanted: impl Fn(&FunctionRecord) -> bool,
+    ) -> Result<Vec<FunctionRecord>, StoreError> {
+        let (mut found, mut after) = (Vec::new(), None);
         loop {
             let page = self.store.list(after.as_ref(), PAGE).await?;
-            records.extend(page.records.into_iter().map(|stored| stored.record));
-            after = records.last().map(|record: &FunctionRecord| record.name.clone());
+            after = page.records.last().map(|stored| stored.record.name.clone());
+            found.extend(page.records.into_iter().map(|stored| stored.record).filter(&wanted));
             if !page.more {
-                return Ok(records);
+                return Ok(found);
             }
         }
     }
 
-    /// Lets every function's tags say what its record says: what a push that was cut off has left undone.
-    pub async fn repair_tags(&self) -> Result<(), StoreError> {
-        for record in self.all().await? {
-            for warning in self.tag(&record).await {
-                tracing::warn!("{warning}");
+    /// Which functions' last change was cut off before its tags were written; with `repair` they are now.
+    pub async fn cut_off(&self, repair: bool) -> Result<Vec<Finding>, StoreError> {
+        let mut findings = Vec::new();
+        for name in self.unfinished.names() {
+            // Whatever is being done at this moment is not cut off.
+            let _turn = self.turn(&name).await;
+            if !self.unfinished.is_noted(&name) {
+                continue;
             }
+            let Some(stored) = self.store.get(&name).await? else {
+                self.unfinished.strike(&name);
+                continue;
+            };
+            let warnings = if repair { self.tag(&stored.record).await } else { Vec::new() };
+            let what = format!("the last change of {name} was cut off before its tags were written");
+            let what = [vec![what], warnings.clone()].concat().join(": ");
+            findings.push(Finding { what, repaired: repair && warnings.is_empty() });
         }
-        Ok(())
+        Ok(findings)
     }
 
     /// `false` if someone else was faster.
     async fn write(&self, record: &FunctionRecord, before: Option<&Stored>) -> Result<bool, ApiError> {
+        self.unfinished
+            .note(&record.name)
+            .map_err(|source| ApiError::Disk { step: "note the change", source })?;
         let written = match before {
             Some(stored) => self.store.update(record, stored.revision).await,
             None => self.store.create(record).await,
@@ -248,7 +339,7 @@ impl Changes {
         let version = record.current().cloned();
         let version = version
             .ok_or_else(|| ApiError::NoVersion { name: record.name.clone(), version: record.current })?;
-        let switched = self.replicas.take_in(&record)?;
+        let switched = self.replicas.take_in(&record.name).await?;
         let tagged = async {
             let warnings = self.tag(&record).await;
             drop(turn);
@@ -260,7 +351,10 @@ impl Changes {
 
     async fn tag(&self, record: &FunctionRecord) -> Vec<String> {
         match self.published.tag(record, record.current).await {
-            Ok(()) => Vec::new(),
+            Ok(()) => {
+                self.unfinished.strike(&record.name);
+                Vec::new()
+            }
             Err(error) => {
                 let (name, version) = (&record.name, record.current);
                 vec![format!("the tags of {name} do not say version {version} yet: {}", chain(&error))]
@@ -276,6 +370,19 @@ impl Changes {
         };
         turn.lock_owned().await
     }
+}
+
+/// Where a split keeps calls from the version that is now the current one.
+fn told_split(record: &FunctionRecord) -> Option<String> {
+    let shares = record.split.iter().map(|(version, share)| format!("{version}={share}"));
+    let shares = shares.collect::<Vec<_>>().join(" ");
+    let name = &record.name;
+    let told = || {
+        format!(
+            "calls of {name} stay divided ({shares}): fnbuild route {name} --to VERSION=PERCENT changes that"
+        )
+    };
+    (!record.split.is_empty()).then(told)
 }
 
 fn now() -> String {

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
 use super::Problem;
-use crate::function::{FunctionName, InvalidName, InvalidSetting, VersionNumber};
+use crate::function::{FunctionName, InvalidName, InvalidSetting, InvalidSplit, VersionNumber};
 use crate::publish::{Blame, PublishError, RegistryError};
 use crate::replica;
 use crate::secrets::SecretError;
@@ -27,6 +27,12 @@ pub enum ApiError {
     Name(#[from] InvalidName),
     #[error(transparent)]
     Setting(#[from] InvalidSetting),
+    #[error("the calls of {name} cannot be divided like this")]
+    Split {
+        name: FunctionName,
+        #[source]
+        source: InvalidSplit,
+    },
     #[error("the request's body cannot be read: {}", .0.body_text())]
     Body(#[from] JsonRejection),
     #[error("{what}")]
@@ -74,6 +80,7 @@ impl ApiError {
             Self::NoPath { .. } => (StatusCode::NOT_FOUND, "PathNotFound"),
             Self::NothingBefore { .. } => (StatusCode::CONFLICT, "NothingBefore"),
             Self::Name(_) => (StatusCode::BAD_REQUEST, "InvalidName"),
+            Self::Split { .. } => (StatusCode::BAD_REQUEST, "InvalidSplit"),
             Self::Setting(_) => (StatusCode::BAD_REQUEST, "InvalidSetting"),
             Self::Body(_) | Self::Request { .. } => (StatusCode::BAD_REQUEST, "InvalidRequest"),
             Self::SourceTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "SourceTooLarge"),

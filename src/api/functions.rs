@@ -1,5 +1,6 @@
 //! Functions and their versions: list, describe, push, switch, delete.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use serde::Deserialize;
 
 use super::change::Changed;
 use super::{
-    Api, ApiError, Attached, Attachments, Death, Deleted, Described, Functions, Pushed, ReplicaState, Scale,
-    Selected, Summary, Versions,
+    Api, ApiError, Attached, Attachments, Death, Deleted, Described, Divided, Functions, Pushed,
+    ReplicaState, Scale, Selected, Split, Summary, Versions,
 };
 use crate::function::{FunctionName, FunctionRecord, SettingsPatch, Version, VersionRequest};
 
@@ -36,7 +37,18 @@ pub async fn list(State(api): Shared, Query(paging): Query<Paging>) -> Result<Js
     let limit = paging.limit.unwrap_or(PAGE).clamp(1, LARGEST_PAGE);
     let page = api.store.list(after.as_ref(), limit).await?;
     let next = page.records.last().filter(|_| page.more).map(|stored| stored.record.name.clone());
-    let functions = page.records.iter().filter_map(|stored| api.summary(&stored.record)).collect();
+    let mut elsewhere = HashMap::<FunctionName, usize>::new();
+    for node in api.nodes().await?.into_iter().filter(|node| node.id != api.about.id) {
+        for replica in node.replicas {
+            *elsewhere.entry(replica.function).or_default() += 1;
+        }
+    }
+    let functions = page.records.iter().filter_map(|stored| {
+        let mut summary = api.summary(&stored.record)?;
+        summary.replicas += elsewhere.get(&summary.name).copied().unwrap_or(0);
+        Some(summary)
+    });
+    let functions = functions.collect();
     Ok(Json(Functions { functions, next }))
 }
 
@@ -56,8 +68,9 @@ pub async fn describe(State(api): Shared, Path(name): Path<String>) -> Result<Js
         created: version.created.clone(),
         url: api.trigger(&name),
         settings: version.image.settings.clone(),
+        split: record.split.clone(),
         versions: record.versions.iter().map(|version| version.number).collect(),
-        replicas: api.replicas_of(&name),
+        replicas: [api.replicas_of(&name), api.replicas_elsewhere(&name).await?].concat(),
         last_death: api.replicas.last_death(&name).map(|death| Death {
             time: death.time.to_string(),
             replica: death.replica,
@@ -111,6 +124,20 @@ pub async fn roll_back(
 ) -> Result<Response, ApiError> {
     let (name, Json(selected)) = (name.parse()?, body?);
     detached(async move { Ok(api.pushed(&api.changes.roll_back(&name, selected.version).await?)) }).await
+}
+
+pub async fn divide(
+    State(api): Shared,
+    Path(name): Path<String>,
+    body: Body<Split>,
+) -> Result<Response, ApiError> {
+    let (name, Json(wanted)) = (name.parse()?, body?);
+    detached(async move {
+        let FunctionRecord { name, current, split, .. } =
+            api.changes.divide(&name, &wanted.split).await?.record;
+        Ok(Json(Divided { name, current, split }).into_response())
+    })
+    .await
 }
 
 pub async fn configure(
@@ -193,6 +220,7 @@ impl Api {
     fn replicas_of(&self, name: &FunctionName) -> Vec<ReplicaState> {
         let state = |replica: crate::replica::ReplicaStatus| ReplicaState {
             id: replica.id,
+            node: self.about.id.clone(),
             container: replica.container,
             version: replica.version,
             address: replica.address.to_string(),

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
@@ -19,8 +19,13 @@ pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-pub async fn readyz(State(api): State<Arc<Api>>) -> Response {
-    let problems = api.problems().await;
+/// `?calls` asks only for what keeps calls from being answered here: a balancer must not send all nodes into retirement
+/// because what they share is away.
+pub async fn readyz(State(api): State<Arc<Api>>, RawQuery(query): RawQuery) -> Response {
+    let problems = match query.as_deref() {
+        Some("calls") => api.problems_of_calls().await,
+        _ => api.problems().await,
+    };
     if problems.is_empty() {
         return "ok\n".into_response();
     }
@@ -40,16 +45,26 @@ pub async fn status(State(api): State<Arc<Api>>) -> Json<Status> {
 }
 
 impl Api {
-    /// Everything that keeps the server from serving; all of it is asked at once.
+    /// Everything that is not well; all of it is asked at once.
     pub async fn problems(&self) -> Vec<String> {
-        let (store, secrets, registry, containerd) = tokio::join!(
+        let (of_calls, store, registry) = tokio::join!(
+            self.problems_of_calls(),
             well("the record store", self.store.check()),
-            well("the key of the secrets", self.secrets.check()),
             well("the registry", self.published.check()),
+        );
+        of_calls.into_iter().chain(store).chain(registry).collect()
+    }
+
+    /// What keeps calls from being answered at this node.
+    async fn problems_of_calls(&self) -> Vec<String> {
+        let (secrets, containerd) = tokio::join!(
+            well("the key of the secrets", self.secrets.check()),
             well("containerd", self.replicas.check()),
         );
         let stopping = self.stopping.load(Ordering::Relaxed).then(|| "the server is stopping".to_string());
-        [stopping, store, secrets, registry, containerd].into_iter().flatten().collect()
+        let full =
+            self.replicas.is_full().then(|| "the node is at its limit: every replica is busy".to_string());
+        [stopping, full, secrets, containerd].into_iter().flatten().collect()
     }
 }
 

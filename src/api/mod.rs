@@ -3,14 +3,17 @@
 
 mod answers;
 mod change;
+mod doctor;
 mod error;
 mod exec;
 mod functions;
 mod guard;
 mod health;
 mod logs;
+mod nodes;
 mod openfaas;
 pub mod secrets;
+mod unfinished;
 mod upload;
 
 use std::path::PathBuf;
@@ -21,14 +24,15 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 
+use crate::cluster::Cluster;
 use crate::publish::{Published, Workshop};
 use crate::replica::Replicas;
 use crate::secrets::Secrets;
 use crate::store::FunctionStore;
 
 pub use answers::{
-    Attached, Attachments, Death, Deleted, Described, Functions, LogLine, Problem, Pushed, ReplicaState,
-    Scale, Selected, Status, Summary, Versions,
+    Attached, Attachments, Death, Deleted, Described, Divided, Examined, Finding, Functions, LogLine,
+    Problem, Pushed, ReplicaState, Scale, Selected, Split, Status, Summary, Versions,
 };
 pub use change::Changes;
 pub use error::ApiError;
@@ -46,6 +50,7 @@ pub struct Api {
     pub store: Arc<dyn FunctionStore>,
     pub secrets: Arc<Secrets>,
     pub replicas: Arc<Replicas>,
+    pub cluster: Arc<Cluster>,
     pub published: Published,
     pub workshop: Workshop,
     pub about: About,
@@ -61,6 +66,7 @@ pub struct About {
     /// The data folder's.
     pub id: String,
     pub namespace: String,
+    pub host: String,
     /// Where uploads are kept while they are built.
     pub uploads: PathBuf,
 }
@@ -70,11 +76,14 @@ pub fn management(api: Arc<Api>) -> Router {
     let secrets = secrets::routes(Arc::clone(&api.secrets));
     Router::new()
         .route("/v1/status", get(health::status))
+        .route("/v1/doctor", post(doctor::examine))
+        .route("/v1/nodes", get(nodes::list))
         .route("/v1/functions", get(functions::list))
         .route("/v1/functions/{name}", get(functions::describe).put(upload::upload).delete(functions::delete))
         .route("/v1/functions/{name}/attached", get(functions::attached))
         .route("/v1/functions/{name}/versions", get(functions::versions).post(functions::push))
         .route("/v1/functions/{name}/rollback", post(functions::roll_back))
+        .route("/v1/functions/{name}/route", post(functions::divide))
         .route("/v1/functions/{name}/config", post(functions::configure))
         .route("/v1/functions/{name}/scale", post(functions::scale))
         .route("/v1/functions/{name}/logs", get(logs::logs))

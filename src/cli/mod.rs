@@ -9,6 +9,7 @@ mod completions;
 mod config;
 mod delete;
 mod describe;
+mod doctor;
 mod exec;
 mod export;
 mod hint;
@@ -20,6 +21,7 @@ mod log_writer;
 mod login;
 mod logout;
 mod logs;
+mod nodes;
 mod output;
 mod push;
 mod registry;
@@ -27,6 +29,7 @@ mod registry_flags;
 mod report;
 mod requirements;
 mod rollback;
+mod route;
 mod scale;
 mod secret;
 mod serve;
@@ -103,6 +106,8 @@ enum Verb {
     Delete(delete::Arguments),
     /// Show a function, its settings and its replicas
     Describe(describe::Arguments),
+    /// See whether the records, the registry and this node's containers agree
+    Doctor(doctor::Arguments),
     /// Run a command in a function's container
     Exec(exec::Arguments),
     /// Write manifests for Kubernetes, Knative or compose
@@ -126,6 +131,10 @@ enum Verb {
     Push(Box<push::Arguments>),
     /// Show what a function printed
     Logs(logs::Arguments),
+    /// List the nodes, their load and their capacity
+    Nodes(nodes::Arguments),
+    /// Divide a function's calls among its versions
+    Route(route::Arguments),
     /// Go back to an earlier version
     Rollback(rollback::Arguments),
     /// Say how many replicas stay up without calls
@@ -173,7 +182,8 @@ pub fn main() -> ExitCode {
         Ok(Outcome::Code(code)) => ExitCode::from(code),
         Err(error) => {
             printer.error(&error, hint::of(&error).as_deref());
-            ExitCode::FAILURE
+            let is_usage = error.is::<crate::config::ConfigError>();
+            ExitCode::from(if is_usage { 2 } else { 1 })
         }
     }
 }
@@ -187,6 +197,7 @@ fn run(verb: Verb, common: &Common, printer: &Printer) -> anyhow::Result<Outcome
         Verb::Config(arguments) => config::run(&arguments, printer),
         Verb::Delete(arguments) => delete::run(&arguments, printer),
         Verb::Describe(arguments) => describe::run(&arguments, printer),
+        Verb::Doctor(arguments) => doctor::run(&arguments, printer),
         Verb::Exec(arguments) => exec::run(&arguments, printer),
         Verb::Invoke(arguments) => invoke::run(&arguments, printer),
         Verb::List(arguments) => list::run(&arguments, printer),
@@ -196,6 +207,8 @@ fn run(verb: Verb, common: &Common, printer: &Printer) -> anyhow::Result<Outcome
         Verb::Push(arguments) => push::run(&arguments, common, printer),
         Verb::Lock(arguments) => lock::run(&arguments, common, printer),
         Verb::Logs(arguments) => logs::run(&arguments, printer),
+        Verb::Nodes(arguments) => nodes::run(&arguments, printer),
+        Verb::Route(arguments) => route::run(&arguments, printer),
         Verb::Rollback(arguments) => rollback::run(&arguments, printer),
         Verb::Scale(arguments) => scale::run(&arguments, printer),
         Verb::Secret(arguments) => secret::run(&arguments, printer),

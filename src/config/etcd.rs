@@ -27,6 +27,10 @@ pub struct EtcdArguments {
 }
 
 impl EtcdArguments {
+    pub fn is_named(&self) -> bool {
+        !self.etcd.is_empty()
+    }
+
     /// `None` where no etcd is named. Reads the password's file.
     pub fn options(&self) -> Result<Option<EtcdOptions>, StoreError> {
         if self.etcd.is_empty() {

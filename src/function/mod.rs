@@ -17,7 +17,7 @@ pub use name::{FunctionName, InvalidName};
 pub use package::Package;
 pub use parameter::{Parameter, ParameterKind, signature};
 pub use patch::{SettingsPatch, parse_cpu};
-pub use record::{FORMAT, FunctionRecord, NewVersion, Version, VersionNumber};
+pub use record::{FORMAT, FunctionRecord, InvalidSplit, NewVersion, Version, VersionNumber};
 pub use request::VersionRequest;
 pub use settings::{InvalidSetting, Memory, Settings};
 pub use target::Target;

@@ -1,5 +1,7 @@
 //! What is remembered of a function: its versions, and which of them is current.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Deployment, EntryPoint, FunctionName, Package, Parameter, Settings};
@@ -21,8 +23,22 @@ pub struct FunctionRecord {
     pub current: VersionNumber,
     /// The highest number ever given, so that no deletion makes one come back.
     pub last: VersionNumber,
+    /// Percent of the calls for each version, 100 in all. Empty: all go to the current one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub split: BTreeMap<VersionNumber, u32>,
     /// Oldest first.
     pub versions: Vec<Version>,
+}
+
+/// Shares of the calls that are no split.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum InvalidSplit {
+    #[error("there is no version {version}")]
+    NoVersion { version: VersionNumber },
+    #[error("the shares come to {sum}, not to 100")]
+    Sum { sum: u64 },
+    #[error("version {version} is given a share of 0: leave it out")]
+    Nothing { version: VersionNumber },
 }
 
 /// One push, immutable: an image by digest and what to run it with.
@@ -71,7 +87,7 @@ impl FunctionRecord {
     /// The record of a function's first version.
     pub fn first(name: FunctionName, image: NewVersion, created: String) -> Self {
         let version = Version { number: 1, created, image };
-        Self { format: FORMAT, name, current: 1, last: 1, versions: vec![version] }
+        Self { format: FORMAT, name, current: 1, last: 1, split: BTreeMap::new(), versions: vec![version] }
     }
 
     pub fn version(&self, number: VersionNumber) -> Option<&Version> {
@@ -89,5 +105,94 @@ impl FunctionRecord {
         self.versions.push(Version { number: self.last, created, image });
         self.current = self.last;
         self.last
+    }
+
+    /// The versions that calls go to which name none, and the percent that goes to each.
+    pub fn targets(&self) -> Vec<(&Version, u32)> {
+        let named = self.split.iter().filter_map(|(number, share)| Some((self.version(*number)?, *share)));
+        let named: Vec<_> = named.collect();
+        if named.is_empty() {
+            self.current().into_iter().map(|version| (version, 100)).collect()
+        } else {
+            named
+        }
+    }
+
+    /// Divides the calls; an empty split sends all of them to the current version.
+    pub fn divide(&mut self, split: BTreeMap<VersionNumber, u32>) -> Result<(), InvalidSplit> {
+        for (version, share) in &split {
+            if self.version(*version).is_none() {
+                return Err(InvalidSplit::NoVersion { version: *version });
+            }
+            if *share == 0 {
+                return Err(InvalidSplit::Nothing { version: *version });
+            }
+        }
+        let sum = split.values().copied().map(u64::from).sum();
+        if !split.is_empty() && sum != 100 {
+            return Err(InvalidSplit::Sum { sum });
+        }
+        self.split = split;
+        Ok(())
+    }
+
+    /// Gives up the oldest versions until at most `keep` are left; never one that calls go to.
+    pub fn retire(&mut self, keep: usize) -> Vec<Version> {
+        let mut surplus = self.versions.len().saturating_sub(keep.max(1));
+        let (current, split) = (self.current, &self.split);
+        let may_go = |version: &mut Version| {
+            let goes = surplus > 0 && version.number != current && !split.contains_key(&version.number);
+            surplus -= usize::from(goes);
+            goes
+        };
+        self.versions.extract_if(.., may_go).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(versions: u64) -> FunctionRecord {
+        let image = serde_json::json!({ "repository": "fn/add", "digest": Digest::of(b"image") });
+        let image: NewVersion = serde_json::from_value(image).unwrap();
+        let mut record = FunctionRecord::first("add".parse().unwrap(), image.clone(), String::new());
+        for _ in 1..versions {
+            record.push(image.clone(), String::new());
+        }
+        record
+    }
+
+    fn numbers(versions: &[Version]) -> Vec<VersionNumber> {
+        versions.iter().map(|version| version.number).collect()
+    }
+
+    #[test]
+    fn a_split_comes_to_a_hundred_and_names_what_is_there() {
+        let mut record = record(4);
+        let targets = |record: &FunctionRecord| -> Vec<_> {
+            record.targets().into_iter().map(|(version, share)| (version.number, share)).collect()
+        };
+        assert_eq!(targets(&record), [(4, 100)]);
+        record.divide([(3, 90), (4, 10)].into()).unwrap();
+        assert_eq!(targets(&record), [(3, 90), (4, 10)]);
+        assert_eq!(record.divide([(3, 90)].into()), Err(InvalidSplit::Sum { sum: 90 }));
+        assert_eq!(record.divide([(9, 100)].into()), Err(InvalidSplit::NoVersion { version: 9 }));
+        assert_eq!(record.divide([(3, 0), (4, 100)].into()), Err(InvalidSplit::Nothing { version: 3 }));
+        assert_eq!(targets(&record), [(3, 90), (4, 10)], "a refusal changes nothing");
+        record.divide(BTreeMap::new()).unwrap();
+        assert_eq!(targets(&record), [(4, 100)]);
+    }
+
+    #[test]
+    fn the_oldest_go_but_never_one_that_is_called() {
+        let mut record = record(6);
+        record.current = 2;
+        record.divide([(1, 50), (5, 50)].into()).unwrap();
+        assert_eq!(numbers(&record.retire(4)), [3, 4]);
+        assert_eq!(numbers(&record.retire(1)), [6]);
+        assert_eq!(numbers(&record.versions), [1, 2, 5]);
+        assert_eq!(record.retire(0), []);
+        assert_eq!(record.push(record.versions[0].image.clone(), String::new()), 7, "no number comes back");
     }
 }

@@ -37,6 +37,8 @@ pub enum Fault {
     RequestTooLarge { limit: u64 },
     #[error("all replicas of {target} are busy and the queue is full")]
     Full { target: String, retry_after: Duration },
+    #[error("no replica of {target} is to be had here: {reason}")]
+    Elsewhere { target: String, retry_after: Duration, reason: String },
     #[error("{target} cannot be started: {reason}")]
     CannotStart { target: String, whose: Whose, reason: String },
     #[error("no replica of {target} was up and free within {}", seconds(.limit))]
@@ -63,6 +65,7 @@ impl Fault {
             Unavailable::NoFunction => Self::NoFunction { target },
             Unavailable::NoVersion => Self::NoVersion { target },
             Unavailable::Full { retry_after } => Self::Full { target, retry_after },
+            Unavailable::Elsewhere { retry_after, reason } => Self::Elsewhere { target, retry_after, reason },
             Unavailable::CannotStart { whose, reason } => Self::CannotStart { target, whose, reason },
             Unavailable::TooLate => Self::StartedTooLate { target, limit },
         }
@@ -77,6 +80,7 @@ impl Fault {
             Self::NoVersion { .. } => (StatusCode::NOT_FOUND, "VersionNotFound", Platform),
             Self::RequestTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "RequestTooLarge", Platform),
             Self::Full { .. } => (StatusCode::TOO_MANY_REQUESTS, "TooManyCalls", Platform),
+            Self::Elsewhere { .. } => (StatusCode::SERVICE_UNAVAILABLE, "Elsewhere", Platform),
             Self::CannotStart { whose, .. } => (StatusCode::SERVICE_UNAVAILABLE, "CannotStart", *whose),
             Self::StartedTooLate { .. } => (StatusCode::SERVICE_UNAVAILABLE, "StartTimeout", Platform),
             Self::Died { .. } => (StatusCode::BAD_GATEWAY, "ContainerDied", Function),
@@ -99,7 +103,7 @@ impl Fault {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(headers::ERROR, whose.header());
-        if let Self::Full { retry_after, .. } = self {
+        if let Self::Full { retry_after, .. } | Self::Elsewhere { retry_after, .. } = self {
             headers.insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1)));
         }
         response

@@ -77,6 +77,11 @@ pub enum Unavailable {
     Full {
         retry_after: Duration,
     },
+    /// Another node may have one.
+    Elsewhere {
+        retry_after: Duration,
+        reason: String,
+    },
     /// It was tried and it failed.
     CannotStart {
         whose: Whose,

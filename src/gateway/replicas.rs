@@ -38,6 +38,9 @@ fn unavailable(error: &Error) -> Unavailable {
         Error::UnknownVersion { .. } => Unavailable::NoVersion,
         Error::QueueFull { .. } => Unavailable::Full { retry_after: RETRY_AFTER },
         Error::TooSlow { .. } => Unavailable::TooLate,
+        Error::Elsewhere { .. } | Error::NoRoom { .. } => {
+            Unavailable::Elsewhere { retry_after: RETRY_AFTER, reason: error.to_string() }
+        }
         Error::CannotStart { source, .. } => {
             let whose = if source.is_of_the_function() { Whose::Function } else { Whose::Platform };
             Unavailable::CannotStart { whose, reason: chain(&**source) }

@@ -67,6 +67,21 @@ impl Published {
         Ok(())
     }
 
+    /// The tags that do not say what the record says.
+    pub async fn untagged(&self, record: &FunctionRecord) -> Result<Vec<String>, registry::Error> {
+        let numbers = record.versions.iter().map(|version| (version.number.to_string(), version));
+        let latest = record.current().map(|version| ("latest".to_string(), version));
+        let mut wrong = Vec::new();
+        for (name, version) in numbers.chain(latest) {
+            let Ok(tag) = name.parse::<Tag>() else { continue };
+            let found = self.registry.head_manifest(&version.image.repository, &tag).await?;
+            if found.is_none_or(|found| found.digest != version.image.digest) {
+                wrong.push(format!("{}:{name}", version.image.repository));
+            }
+        }
+        Ok(wrong)
+    }
+
     /// Deletes the images of a function's versions, and what is attached to them, except those that a record in `others` or somebody's own tag
     /// still stands for. Gives a line for each that stays.
     pub async fn delete(&self, record: &FunctionRecord, others: &[FunctionRecord]) -> Vec<String> {

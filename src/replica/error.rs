@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::function::{FunctionName, VersionNumber};
 use crate::oci::{Digest, Repository};
 use crate::secrets::{InvalidSecretName, SecretError};
+use crate::store::StoreError;
 use crate::{containerd, network};
 
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,12 @@ pub enum Error {
     /// 503: deleted while the call waited.
     #[error("function {name} is being deleted")]
     Removed { name: FunctionName },
+    /// 503, and a balancer finds the node that has.
+    #[error("the replicas of {name} run on other nodes")]
+    Elsewhere { name: FunctionName },
+    /// 503, and a balancer finds a node that has.
+    #[error("this node has no room for a replica of {name}")]
+    NoRoom { name: FunctionName },
     #[error(
         "its process ended with exit status {status} before it listened on port {port}{}",
         log_tail(last_lines)
@@ -91,6 +98,8 @@ pub enum Error {
     Containerd(#[from] containerd::Error),
     #[error(transparent)]
     Network(#[from] network::Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 impl Error {
@@ -114,6 +123,10 @@ impl Error {
         match self {
             Self::Containerd(error) => error.hint(),
             Self::Network(error) => error.hint(),
+            Self::Store(error) => error.hint(),
+            Self::Elsewhere { .. } => Some(
+                "let a balancer retry elsewhere, or set --max-scale to the number of nodes or more".into(),
+            ),
             Self::CannotStart { source, .. } => source.hint(),
             Self::Secret(SecretError::NotFound { name }) => {
                 Some(format!("create it: fnbuild secret create {name}"))

@@ -1,6 +1,6 @@
 //! Images into containerd: fetched from the registry under a lease, unpacked, pinned by an image record.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -91,7 +91,7 @@ struct Known {
 }
 
 /// How long an image is kept that no record names yet: it is pushed, then prepared, then recorded.
-const FRESH: Duration = Duration::from_secs(600);
+pub(super) const FRESH: Duration = Duration::from_secs(600);
 
 impl Images {
     pub fn new(containerd: Containerd, source: Arc<dyn ImageSource>, folder: FolderId) -> Self {
@@ -104,7 +104,9 @@ impl Images {
         let cell = {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             let new = || Known { image: Arc::default(), since: Instant::now() };
-            known.entry(version.digest.clone()).or_insert_with(new).image.clone()
+            let known = known.entry(version.digest.clone()).or_insert_with(new);
+            known.since = Instant::now();
+            known.image.clone()
         };
         let unpacked = cell.get_or_try_init(async || match self.present(version).await? {
             Some(unpacked) => Ok::<_, Error>(Arc::new(unpacked)),
@@ -126,11 +128,17 @@ impl Images {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
     }
 
-    /// Removes the image records, by name, that `keep` does not want. A name ends in `@` and the version's digest.
+    /// The digests of all versions that have an image record here.
+    pub async fn pinned(&self) -> Result<HashSet<String>, Error> {
+        let pinned = self.containerd.images_labelled(FOLDER_LABEL, self.folder.as_str()).await?;
+        Ok(pinned.iter().map(|image| digest_in(&image.name).to_string()).collect())
+    }
+
+    /// Removes the image records, by their version's digest, that `keep` does not want.
     pub async fn sweep(&self, keep: impl Fn(&str) -> bool) -> Result<(), Error> {
         let pinned = self.containerd.images_labelled(FOLDER_LABEL, self.folder.as_str()).await?;
-        for image in pinned.into_iter().filter(|image| !keep(&image.name)) {
-            if let Some(Ok(digest)) = image.name.rsplit('@').next().map(str::parse) {
+        for image in pinned.into_iter().filter(|image| !keep(digest_in(&image.name))) {
+            if let Ok(digest) = digest_in(&image.name).parse() {
                 self.forget(&digest);
             }
             self.containerd.unpin_image(&image.name).await?;
@@ -179,6 +187,11 @@ impl Images {
         released?;
         Ok(fetched)
     }
+}
+
+/// The version's digest, with which the name of an image record of ours ends.
+fn digest_in(name: &str) -> &str {
+    name.rsplit('@').next().unwrap_or_default()
 }
 
 /// One image on its way in. Everything it makes is held by the client's lease.

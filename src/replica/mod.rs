@@ -18,9 +18,11 @@ mod ready;
 mod reconcile;
 mod revision;
 mod secret_files;
+mod serving;
 mod source;
 mod start;
 mod status;
+mod survey;
 mod switch;
 mod table;
 mod warm;
@@ -34,9 +36,11 @@ use std::time::Duration;
 use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster::Cluster;
 use crate::function::{FunctionName, Settings, VersionNumber};
 use crate::network::{Egress, Subnet};
 use crate::secrets::Secrets;
+use crate::store::FunctionStore;
 
 pub use crate::containerd::{Exec, ExecRequest};
 pub use error::Error;
@@ -57,6 +61,10 @@ pub struct ReplicaConfig {
     pub folder: FolderId,
     /// Where images come from.
     pub images: Arc<dyn ImageSource>,
+    /// Where records come from; without, there are no functions, and what is found of any is removed.
+    pub store: Option<Arc<dyn FunctionStore>>,
+    /// Which share of each function's scale is this node's.
+    pub cluster: Arc<Cluster>,
     /// Where the values of secrets come from; without, no function that names one starts.
     pub secrets: Option<Arc<Secrets>>,
     /// The program that writes logs: fnbuild itself, as it was started.

@@ -3,8 +3,8 @@
 //! Replicas without calls go first, the idlest before the others. A function that has none is worth more than another's
 //! second: where nothing is idle, a function with several gives one up, once that one's calls have ended.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -69,6 +69,16 @@ fn is_memory_short() -> bool {
         (Some(available), Some(total)) => available < total / RESERVE,
         _ => false,
     }
+}
+
+/// In bytes.
+pub(super) fn memory_of_this_machine() -> u64 {
+    memory("MemTotal:").unwrap_or(0)
+}
+
+/// In bytes; what could be given up at once does not count.
+pub(super) fn memory_in_use() -> u64 {
+    memory_of_this_machine().saturating_sub(memory("MemAvailable:").unwrap_or(0))
 }
 
 /// A line of `/proc/meminfo`, in bytes.
@@ -142,15 +152,17 @@ impl Replicas {
         }
     }
 
+    /// Whether another replica could start only if a call ended first.
+    pub fn is_full(&self) -> bool {
+        let all = self.all_revisions();
+        let idle = all.iter().any(|(revision, least)| revision.idle_since(*least).is_some());
+        self.places.free.available_permits() == 0 && !idle
+    }
+
     /// Every revision and how many of its replicas are to stay.
     fn all_revisions(&self) -> Vec<(Arc<Revision>, u32)> {
-        let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
-        let each = routes.values().flat_map(|route| {
-            let least = route.serving.version.image.settings.min_scale;
-            let others = route.others.iter().map(|other| (other.clone(), 0));
-            std::iter::once((route.serving.clone(), least)).chain(others)
-        });
-        each.collect()
+        let each = self.each_revision().into_iter();
+        each.map(|(revision, serves)| (revision.clone(), if serves { revision.least() } else { 0 })).collect()
     }
 }
 

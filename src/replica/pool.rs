@@ -262,23 +262,24 @@ impl Replicas {
                 bases.insert(code.base.key.clone(), code.base.clone());
             }
         };
-        for revision in self.serving() {
-            let version = &revision.version.image;
+        let serving = self.each_revision().into_iter().filter(|(_, serves)| *serves);
+        let serving = serving.map(|(revision, _)| revision.version.image.clone());
+        for version in serving.chain(self.survey.of_each_base()) {
             match (self.starter.images.known(&version.digest), &version.base) {
                 (Some(image), base) => {
                     known.extend(base.clone());
                     add(&image);
                 }
                 (None, Some(base)) => {
-                    unknown.insert(base.clone(), revision);
+                    unknown.insert(base.clone(), version);
                 }
                 (None, None) => {}
             }
         }
         asked.retain(|base, at| unknown.contains_key(base) && at.elapsed() < ASK_AGAIN);
-        for (base, revision) in unknown {
+        for (base, version) in unknown {
             if !known.contains(&base) && !asked.contains_key(&base) {
-                match self.starter.images.prepare(&revision.version.image).await {
+                match self.starter.images.prepare(&version).await {
                     Ok(image) => add(&image),
                     Err(_) => drop(asked.insert(base, Instant::now())),
                 }

@@ -16,7 +16,7 @@ use super::revision::Revision;
 use super::start::{ADDRESS_LABEL, FUNCTION_LABEL, REVISION_LABEL};
 use super::{Error, Replica, Replicas};
 use crate::containerd::{ContainerInfo, TaskState};
-use crate::function::{FunctionName, FunctionRecord};
+use crate::function::FunctionName;
 
 /// How often idle replicas are looked for, and missing ones.
 const TICK: Duration = Duration::from_secs(1);
@@ -41,9 +41,7 @@ impl Replicas {
         for lease in self.starter.containerd.leases_labelled(FOLDER_LABEL, folder).await? {
             self.starter.containerd.remove_lease(&lease, false).await?;
         }
-        self.remove_strays().await?;
-        self.sweep_images().await;
-        Ok(())
+        self.remove_strays().await
     }
 
     async fn adoptable(
@@ -54,6 +52,11 @@ impl Replicas {
         let name = label(FUNCTION_LABEL).and_then(|name| name.parse::<FunctionName>().ok());
         let address = label(ADDRESS_LABEL).and_then(|address| address.parse::<SocketAddr>().ok());
         let (Some(name), Some(address)) = (name, address) else { return Ok(None) };
+        match self.look_up(&name).await {
+            Ok(()) => {}
+            Err(Error::UnknownFunction { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        }
         let revisions = self.revisions(&name);
         let key = label(REVISION_LABEL);
         let revision = revisions.into_iter().find(|r| key.is_some_and(|key| *key == r.key.to_string()));
@@ -72,6 +75,11 @@ impl Replicas {
 
     /// Removes what carries this data folder's ID and is nobody's.
     pub(super) async fn remove_strays(&self) -> Result<(), Error> {
+        self.strays(true).await.map(drop)
+    }
+
+    /// What carries this data folder's ID and is nobody's; with `remove` it is there no more.
+    pub async fn strays(&self, remove: bool) -> Result<Vec<String>, Error> {
         let folder = self.starter.folder.as_str();
         let containerd = &self.starter.containerd;
         let mut found: BTreeSet<String> = self.starter.network.attached()?;
@@ -83,37 +91,35 @@ impl Replicas {
         found.extend(cgroup::children(&self.starter.cgroups()));
         // Asked after the lists were made: what was started meanwhile is in here too.
         let owned: HashSet<String> = self.owned().clone();
-        for stray in found.into_iter().filter(|id| !owned.contains(id)) {
+        let strays: Vec<String> = found.into_iter().filter(|id| !owned.contains(id)).collect();
+        for stray in strays.iter().filter(|_| remove) {
             tracing::info!(replica = %stray, "removing what was left of a replica");
-            self.starter.clean(&stray).await?;
+            self.starter.clean(stray).await?;
         }
-        Ok(())
+        Ok(strays)
     }
 
-    /// Removes the images that no kept version needs. A failure is told and tried again in a minute.
-    pub(super) async fn sweep_images(&self) {
-        let needed = self.digests_needed();
+    /// The digests of all versions that have an image record in this node's containerd.
+    pub async fn pinned_images(&self) -> Result<HashSet<String>, Error> {
+        self.starter.images.pinned().await
+    }
+
+    /// Those that nothing needs and that are no part of a push that goes on; with `remove` they are there no more.
+    pub async fn unneeded_images(
+        &self,
+        needed: &HashSet<String>,
+        remove: bool,
+    ) -> Result<Vec<String>, Error> {
         let images = &self.starter.images;
-        let swept = images.sweep(|name| {
-            let digest = name.rsplit('@').next().unwrap_or_default();
-            needed.contains(digest) || images.is_fresh(digest)
-        });
-        tell(swept.await);
-    }
-
-    /// Removes the images of a function that is gone, except those that another one has too.
-    pub(super) async fn sweep_images_of(&self, record: &FunctionRecord) {
-        let needed = self.digests_needed();
-        let gone: HashSet<String> = digests(record).collect();
-        let swept = self.starter.images.sweep(|name| {
-            let digest = name.rsplit('@').next().unwrap_or_default();
-            needed.contains(digest) || !gone.contains(digest)
-        });
-        tell(swept.await);
-    }
-
-    fn digests_needed(&self) -> HashSet<String> {
-        self.records().iter().flat_map(digests).collect()
+        let pinned = images.pinned().await?;
+        let unneeded: BTreeSet<String> = pinned
+            .into_iter()
+            .filter(|digest| !needed.contains(digest) && !images.is_fresh(digest))
+            .collect();
+        if remove && !unneeded.is_empty() {
+            images.sweep(|digest| !unneeded.contains(digest)).await?;
+        }
+        Ok(unneeded.into_iter().collect())
     }
 
     /// Scales in, keeps `min_scale`, reconciles. Ends when the server stops.
@@ -136,39 +142,21 @@ impl Replicas {
 
     async fn reconcile(&self) -> Result<(), Error> {
         self.starter.network.repair().await?;
-        self.remove_strays().await?;
-        self.sweep_images().await;
-        Ok(())
+        self.remove_strays().await
     }
 
     fn scale_all(self: &Arc<Self>) {
-        for record in self.records() {
-            let revisions = self.revisions(&record.name);
-            for (at, revision) in revisions.iter().enumerate() {
-                // The first one serves. The others end soon after their calls have; not at once, because one of them
-                // may be the next to serve.
-                let (idle, least) = match at {
-                    0 => (self.scale.idle, revision.version.image.settings.min_scale),
-                    _ => (TICK, 0),
-                };
-                for replica in revision.surplus(idle, least) {
-                    self.tasks.spawn(self.stop_replica(replica));
-                }
-                if at == 0 {
-                    self.start_replicas(revision, revision.shortage(least));
-                }
+        for (revision, serves) in self.each_revision() {
+            // Those that serve no more end soon after their calls have; not at once, because one of them may be the next
+            // to serve.
+            let (idle, least) = if serves { (self.scale.idle, revision.least()) } else { (TICK, 0) };
+            for replica in revision.surplus(idle, least) {
+                self.tasks.spawn(self.stop_replica(replica));
+            }
+            if serves {
+                self.start_replicas(&revision, revision.shortage(least));
             }
         }
         self.forget_finished();
-    }
-}
-
-fn digests(record: &FunctionRecord) -> impl Iterator<Item = String> {
-    record.versions.iter().map(|version| version.image.digest.to_string())
-}
-
-fn tell(swept: Result<(), Error>) {
-    if let Err(error) = swept {
-        tracing::warn!(error = &error as &dyn std::error::Error, "removing images that nothing needs");
     }
 }

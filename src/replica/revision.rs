@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::{Error, Replica, Timing};
+use crate::cluster::Cluster;
 use crate::function::{FunctionName, Version};
 use crate::oci::Digest;
 
@@ -19,8 +20,15 @@ pub(super) struct Revision {
     pub version: Version,
     /// Of everything that makes this version what it is: a replica of another key is not this version's.
     pub key: Digest,
-    queue: usize,
+    rules: Arc<Rules>,
     state: Mutex<State>,
+}
+
+/// What all revisions of a node go by.
+pub(super) struct Rules {
+    /// How many calls of one function may wait.
+    pub queue: usize,
+    pub cluster: Arc<Cluster>,
 }
 
 #[derive(Default)]
@@ -101,17 +109,23 @@ impl State {
 }
 
 impl Revision {
-    pub fn new(name: FunctionName, version: Version, queue: usize) -> Arc<Self> {
+    pub fn new(name: FunctionName, version: Version, rules: Arc<Rules>) -> Arc<Self> {
         let key = key(&version);
-        Arc::new(Self { name, version, key, queue, state: Mutex::default() })
+        Arc::new(Self { name, version, key, rules, state: Mutex::default() })
     }
 
     fn concurrency(&self) -> u32 {
         self.version.image.settings.concurrency.max(1)
     }
 
-    fn max(&self) -> u32 {
-        self.version.image.settings.max_scale.max(1)
+    /// This node's share of the most replicas.
+    pub fn max(&self) -> u32 {
+        self.rules.cluster.share(&self.name, self.version.image.settings.max_scale.max(1))
+    }
+
+    /// This node's share of the replicas that stay up without calls.
+    pub fn least(&self) -> u32 {
+        self.rules.cluster.share(&self.name, self.version.image.settings.min_scale)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -131,6 +145,9 @@ impl Revision {
             member.in_flight += 1;
             return Ok(Admission::Granted(self.lease(&member.replica, None)));
         }
+        if state.members.is_empty() && state.starting == 0 && self.max() == 0 {
+            return Err(Error::Elsewhere { name: self.name.clone() });
+        }
         // Nothing runs, nothing starts, and the next attempt is not due: what was wrong still is.
         if state.members.is_empty()
             && state.starting == 0
@@ -140,7 +157,7 @@ impl Revision {
             return Err(self.cannot_start(source));
         }
         state.waiting.retain(|waiting| !waiting.is_closed());
-        if state.waiting.len() >= self.queue {
+        if state.waiting.len() >= self.rules.queue {
             return Err(Error::QueueFull { name: self.name.clone(), waiting: state.waiting.len() });
         }
         let (sender, grant) = oneshot::channel();
@@ -330,6 +347,13 @@ impl Revision {
     pub fn is_alive(&self) -> bool {
         let state = self.lock();
         !state.members.is_empty() || state.starting > 0
+    }
+
+    /// Whether nothing would be lost with it.
+    pub fn is_quiet(&self) -> bool {
+        let state = self.lock();
+        let waits = state.waiting.iter().any(|waiting| !waiting.is_closed());
+        state.members.is_empty() && state.starting == 0 && !waits && !state.trouble.pauses()
     }
 
     pub fn is_ready(&self) -> bool {

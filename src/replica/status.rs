@@ -7,18 +7,21 @@ use tokio::sync::mpsc;
 
 use super::revision::Revision;
 use super::table::Replicas;
-use super::{Death, Error, ExecRequest, Fate, LogLine, LogQuery, Replica, ReplicaState, ReplicaStatus, logs};
+use super::{
+    Death, Error, ExecRequest, Fate, LogLine, LogQuery, Replica, ReplicaState, ReplicaStatus, logs, places,
+};
+use crate::cluster::{Capacity, Load, NodeReplica};
 use crate::containerd::Exec;
 use crate::function::{FunctionName, Settings};
 
 impl Replicas {
     /// The replicas of a function; none if there is no such function.
     pub fn list(&self, name: &FunctionName) -> Vec<ReplicaStatus> {
-        let serving = self.routes.read().unwrap_or_else(PoisonError::into_inner);
-        let serving = serving.get(name).map(|route| route.serving.clone());
+        let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(route) = routes.get(name) else { return Vec::new() };
         let status = |revision: &Arc<Revision>, (replica, in_flight): (Arc<Replica>, u32)| {
             let strain = self.starter.strain(&replica.id);
-            let current = serving.as_ref().is_some_and(|serving| Arc::ptr_eq(serving, revision));
+            let current = route.serving.contains(revision);
             ReplicaStatus {
                 id: replica.id.clone(),
                 container: replica.id.clone(),
@@ -32,8 +35,41 @@ impl Replicas {
                 out_of_pids: strain.out_of_pids,
             }
         };
-        let revisions = self.revisions(name);
-        revisions.iter().flat_map(|r| r.replicas().into_iter().map(|member| status(r, member))).collect()
+        let members = route.revisions().map(|r| r.replicas().into_iter().map(|member| status(r, member)));
+        members.flatten().collect()
+    }
+
+    /// What this node has, what of it is in use, and all its replicas.
+    pub fn overview(&self) -> (Capacity, Load, Vec<NodeReplica>) {
+        let mut load = Load { memory: places::memory_in_use(), ..Load::default() };
+        let mut replicas = Vec::new();
+        for (revision, serves) in self.each_revision() {
+            for (replica, in_flight) in revision.replicas() {
+                load.replicas += 1;
+                load.in_flight += in_flight;
+                replicas.push(NodeReplica {
+                    function: replica.function.clone(),
+                    id: replica.id.clone(),
+                    version: replica.version,
+                    address: replica.address.ip().to_string(),
+                    port: replica.address.port(),
+                    state: if serves { "ready".into() } else { "draining".into() },
+                });
+            }
+        }
+        let capacity = Capacity {
+            cpus: std::thread::available_parallelism()
+                .map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(1)),
+            memory: places::memory_of_this_machine(),
+            replicas: u32::try_from(self.scale.max_replicas).unwrap_or(u32::MAX),
+        };
+        (capacity, load, replicas)
+    }
+
+    /// Calls that are being answered.
+    pub fn calls_in_flight(&self) -> u32 {
+        let members = self.each_revision().into_iter().flat_map(|(revision, _)| revision.replicas());
+        members.map(|(_, in_flight)| in_flight).sum()
     }
 
     /// The function's last replica that ended without being asked to, since the server started.
@@ -56,7 +92,7 @@ impl Replicas {
     /// Starts replicas of the current version up to `count`, or ends idle ones down to it. Calls and idleness go on
     /// deciding afterwards: what shall stay is `min_scale`.
     pub async fn scale(self: &Arc<Self>, name: &FunctionName, count: u32) -> Result<(), Error> {
-        let revision = self.route(name, None)?;
+        let revision = self.find(name, None).await?;
         self.start_replicas(&revision, revision.shortage(count));
         let surplus = revision.surplus(Duration::ZERO, count);
         futures_util::future::join_all(surplus.into_iter().map(|replica| self.stop_replica(replica))).await;

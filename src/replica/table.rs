@@ -13,18 +13,32 @@ use super::cgroup::Cgroup;
 use super::image::Images;
 use super::places::Places;
 use super::pool::Pool;
-use super::revision::{Admission, Lease, Revision};
+use super::revision::{Admission, Lease, Revision, Rules};
+use super::serving::Serving;
 use super::start::Starter;
+use super::survey::Survey;
 use super::{Death, Error, ReplicaConfig};
 use crate::containerd::Containerd;
 use crate::function::{FunctionName, FunctionRecord, NewVersion, VersionNumber};
 use crate::network::{Network, NetworkConfig};
+use crate::store::FunctionStore;
+
+/// How often a call looks again for a route that was forgotten while it came.
+const LOOKS: usize = 5;
 
 /// All replicas of this data folder.
 pub struct Replicas {
     pub(super) starter: Starter,
     pub(super) scale: super::ScaleSettings,
+    pub(super) store: Option<Arc<dyn FunctionStore>>,
+    /// Held while a record is read and taken in, so that what was read earlier never comes after what was read later.
+    pub(super) taking_in: tokio::sync::Mutex<()>,
+    /// The functions that are called or kept up; all others are looked up in the store when they are.
     pub(super) routes: RwLock<HashMap<FunctionName, Route>>,
+    pub(super) rules: Arc<Rules>,
+    /// Functions that were deleted and of which something still runs; cancelled when nothing does.
+    pub(super) leaving: Mutex<HashMap<FunctionName, CancellationToken>>,
+    pub(super) survey: Survey,
     /// The replicas that this process starts, runs or ends, so that the reconciler leaves them alone.
     owned: Mutex<HashSet<String>>,
     pub(super) starts: Semaphore,
@@ -41,15 +55,24 @@ pub struct Replicas {
 pub(super) struct Route {
     pub record: FunctionRecord,
     /// What calls that name no version go to.
-    pub serving: Arc<Revision>,
-    /// Versions that were called by number, or whose calls still finish.
+    pub serving: Serving,
+    /// Versions that were called by number, that are to serve next, or whose calls still finish.
     pub others: Vec<Arc<Revision>>,
+    /// Cancelled when calls go by `record`, or a later one has come.
+    pub switching: Option<CancellationToken>,
+}
+
+impl Route {
+    /// All revisions, those that serve first.
+    pub fn revisions(&self) -> impl Iterator<Item = &Arc<Revision>> {
+        self.serving.revisions().chain(&self.others)
+    }
 }
 
 impl Replicas {
-    /// Connects, brings the network up, adopts what still runs of `records`' current versions and removes the rest of
-    /// what this data folder left behind. Then looks after all of it until [`Replicas::stop`].
-    pub async fn start(config: ReplicaConfig, records: Vec<FunctionRecord>) -> Result<Arc<Self>, Error> {
+    /// Connects, brings the network up, adopts what still runs of the store's current versions and removes the rest of
+    /// what this data folder left behind. Then follows the store and looks after all of it until [`Replicas::stop`].
+    pub async fn start(config: ReplicaConfig) -> Result<Arc<Self>, Error> {
         let containerd = Containerd::connect(&config.socket, &config.namespace).await?;
         let network = Network::start(NetworkConfig {
             folder_id: config.folder.to_string(),
@@ -74,14 +97,15 @@ impl Replicas {
             start_timeout: config.scale.start_timeout,
             trigger: config.network.trigger,
         };
-        let routes = records.into_iter().filter_map(|record| {
-            let serving = revision(&record, record.current, config.scale.queue)?;
-            Some((record.name.clone(), Route { record, serving, others: Vec::new() }))
-        });
         let replicas = Arc::new(Self {
             starter,
             scale: config.scale,
-            routes: RwLock::new(routes.collect()),
+            store: config.store,
+            taking_in: tokio::sync::Mutex::default(),
+            routes: RwLock::default(),
+            rules: Arc::new(Rules { queue: config.scale.queue, cluster: config.cluster }),
+            leaving: Mutex::default(),
+            survey: Survey::default(),
             owned: Mutex::default(),
             starts: Semaphore::new(config.scale.parallel_starts.max(1)),
             places: Places::new(config.scale.max_replicas),
@@ -90,7 +114,10 @@ impl Replicas {
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
+        let changes = replicas.changes().await?;
         replicas.adopt().await?;
+        replicas.tasks.spawn(replicas.clone().follow(changes));
+        replicas.tasks.spawn(replicas.clone().keep_surveying());
         replicas.tasks.spawn(replicas.clone().look_after());
         replicas.tasks.spawn(replicas.clone().keep_pool());
         Ok(replicas)
@@ -120,41 +147,63 @@ impl Replicas {
         deadline: Instant,
     ) -> Result<Lease, Error> {
         let asked = Instant::now();
-        let revision = self.route(name, version)?;
-        let (grant, starts) = match revision.admit()? {
-            Admission::Granted(lease) => return Ok(lease),
-            Admission::Queued { grant, starts } => (grant, starts),
-        };
-        self.start_replicas(&revision, starts);
-        match tokio::time::timeout_at(deadline.into(), grant).await {
-            Ok(Ok(granted)) => granted,
-            Ok(Err(_)) => Err(Error::Stopping),
-            Err(_) => Err(Error::TooSlow { name: name.clone(), waited: asked.elapsed() }),
+        for _ in 0..LOOKS {
+            let revision = self.find(name, version).await?;
+            if self.rules.cluster.has_others() && !revision.is_alive() && self.is_full() {
+                return Err(Error::NoRoom { name: name.clone() });
+            }
+            let (grant, starts) = match revision.admit() {
+                Ok(Admission::Granted(lease)) => return Ok(lease),
+                Ok(Admission::Queued { grant, starts }) => (grant, starts),
+                // Forgotten for want of calls, or deleted: the store knows.
+                Err(Error::Removed { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            self.start_replicas(&revision, starts);
+            match tokio::time::timeout_at(deadline.into(), grant).await {
+                Ok(Ok(Err(Error::Removed { .. }))) => {}
+                Ok(Ok(granted)) => return granted,
+                Ok(Err(_)) => return Err(Error::Stopping),
+                Err(_) => return Err(Error::TooSlow { name: name.clone(), waited: asked.elapsed() }),
+            }
         }
+        Err(Error::Removed { name: name.clone() })
     }
 
-    pub(super) fn route(
+    /// The revision for a call: from memory where the function is called often, else by its record.
+    pub(super) async fn find(
         &self,
         name: &FunctionName,
         version: Option<VersionNumber>,
     ) -> Result<Arc<Revision>, Error> {
+        match self.route(name, version) {
+            Err(Error::UnknownFunction { .. }) => {
+                self.look_up(name).await?;
+                self.route(name, version)
+            }
+            found => found,
+        }
+    }
+
+    fn route(&self, name: &FunctionName, version: Option<VersionNumber>) -> Result<Arc<Revision>, Error> {
         let unknown = || Error::UnknownFunction { name: name.clone() };
         {
             let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
             let route = routes.get(name).ok_or_else(unknown)?;
-            match version {
-                Some(number) if number != route.serving.version.number => {}
-                _ => return Ok(route.serving.clone()),
+            let Some(number) = version else { return Ok(route.serving.pick().clone()) };
+            if let Some(known) = route.revisions().find(|known| known.version.number == number) {
+                return Ok(known.clone());
             }
         }
+        let number = version.unwrap_or_default();
         let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
         let route = routes.get_mut(name).ok_or_else(unknown)?;
-        let number = version.unwrap_or(route.record.current);
-        if let Some(known) = route.others.iter().find(|other| other.version.number == number) {
+        if let Some(known) = route.revisions().find(|known| known.version.number == number) {
             return Ok(known.clone());
         }
-        let made = revision(&route.record, number, self.scale.queue);
-        let made = made.ok_or_else(|| Error::UnknownVersion { name: name.clone(), version: number })?;
+        let found = route.record.version(number);
+        let found = found.ok_or_else(|| Error::UnknownVersion { name: name.clone(), version: number })?;
+        let made = Revision::new(name.clone(), found.clone(), self.rules.clone());
         route.others.push(made.clone());
         Ok(made)
     }
@@ -168,9 +217,12 @@ impl Replicas {
 
     /// Ends and removes everything of this data folder: containers, images, network.
     pub async fn remove_all(self: Arc<Self>) -> Result<(), Error> {
-        let names: Vec<_> = self.records().into_iter().map(|record| record.name).collect();
-        for name in names {
-            self.removed(&name).await?;
+        let routes: Vec<_> = {
+            let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+            routes.drain().map(|(_, route)| route).collect()
+        };
+        for route in routes {
+            self.dismiss(&route).await;
         }
         self.stop().await;
         self.remove_strays().await?;
@@ -183,39 +235,38 @@ impl Replicas {
         self.owned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn records(&self) -> Vec<FunctionRecord> {
+    /// Every revision, and whether calls that name no version go to it.
+    pub(super) fn each_revision(&self) -> Vec<(Arc<Revision>, bool)> {
         let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
-        routes.values().map(|route| route.record.clone()).collect()
+        let each = routes.values().flat_map(|route| {
+            let serving = route.serving.revisions().map(|revision| (revision.clone(), true));
+            serving.chain(route.others.iter().map(|other| (other.clone(), false)))
+        });
+        each.collect()
     }
 
-    /// What calls go to that name no version.
-    pub(super) fn serving(&self) -> Vec<Arc<Revision>> {
-        let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
-        routes.values().map(|route| route.serving.clone()).collect()
-    }
-
-    /// The function's revisions, the serving one first.
+    /// The function's revisions, those that serve first.
     pub(super) fn revisions(&self, name: &FunctionName) -> Vec<Arc<Revision>> {
         let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
-        let route = routes.get(name).into_iter();
-        route.flat_map(|route| std::iter::once(&route.serving).chain(&route.others).cloned()).collect()
+        routes.get(name).into_iter().flat_map(Route::revisions).cloned().collect()
     }
 
-    /// Forgets revisions that serve no more and have nothing left.
+    /// Forgets revisions that serve no more and have nothing left, and functions that nobody calls.
     pub(super) fn forget_finished(&self) {
         let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
-        for route in routes.values_mut() {
-            route.others.retain(|other| other.is_alive() || other.calls_waiting() > 0);
-        }
+        routes.retain(|_, route| {
+            let is_next = route.switching.as_ref().is_some_and(|switching| !switching.is_cancelled());
+            if !is_next {
+                route.others.retain(|other| other.is_alive() || other.calls_waiting() > 0);
+            }
+            let kept_up = |revision: &Arc<Revision>| revision.version.image.settings.min_scale > 0;
+            let is_used = |revision: &Arc<Revision>| kept_up(revision) || !revision.is_quiet();
+            let stays = is_next || !route.others.is_empty() || route.serving.revisions().any(is_used);
+            if !stays {
+                // A call that found it a moment ago is told to look again.
+                route.serving.revisions().for_each(|revision| revision.retire());
+            }
+            stays
+        });
     }
-}
-
-/// A version of a record as calls see it; `None` where the record does not have it.
-pub(super) fn revision(
-    record: &FunctionRecord,
-    number: VersionNumber,
-    queue: usize,
-) -> Option<Arc<Revision>> {
-    let version = record.version(number)?.clone();
-    Some(Revision::new(record.name.clone(), version, queue))
 }

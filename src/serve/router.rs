@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
+use axum::response::IntoResponse;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -21,16 +23,31 @@ pub struct Router {
     gateway: Gateway<Arc<Replicas>>,
     management: axum::Router,
     health: axum::Router,
+    /// Set when new calls are another node's.
+    refuses: AtomicBool,
 }
 
 impl Router {
     pub fn new(gateway: Gateway<Arc<Replicas>>, api: Arc<Api>) -> Self {
-        Self { gateway, management: api::management(Arc::clone(&api)), health: api::health(api) }
+        Self {
+            gateway,
+            management: api::management(Arc::clone(&api)),
+            health: api::health(api),
+            refuses: AtomicBool::new(false),
+        }
+    }
+
+    /// From here on new calls are sent elsewhere.
+    pub fn refuse(&self) {
+        self.refuses.store(true, Ordering::Relaxed);
     }
 
     async fn answer(&self, request: Request<Incoming>, from: Connection, manages: bool) -> Response<Answer> {
         let path = request.uri().path();
         if is_trigger(path) {
+            if self.refuses.load(Ordering::Relaxed) {
+                return draining().map(Answer::Page);
+            }
             return self.gateway.call(request, from.peer.ip()).await.map(Answer::Call);
         }
         let management = manages && !matches!(path, "/healthz" | "/readyz");
@@ -59,15 +76,24 @@ pub fn service(
 }
 
 fn refusal() -> Response<axum::body::Body> {
-    use axum::response::IntoResponse;
-    let problem = api::Problem {
-        error_type: "ForeignRequest".into(),
-        error_message: "management paths are for this machine: the request's Host or Origin is another"
-            .into(),
+    let told = "management paths are for this machine: the request's Host or Origin is another";
+    (StatusCode::FORBIDDEN, [("x-fnbuild-error", "platform")], problem("ForeignRequest", told))
+        .into_response()
+}
+
+/// To be tried at another node at once, over another connection.
+fn draining() -> Response<axum::body::Body> {
+    let headers = [("x-fnbuild-error", "platform"), ("retry-after", "1"), ("connection", "close")];
+    (StatusCode::SERVICE_UNAVAILABLE, headers, problem("Draining", "this node is stopping")).into_response()
+}
+
+fn problem(error_type: &str, error_message: &str) -> axum::Json<api::Problem> {
+    axum::Json(api::Problem {
+        error_type: error_type.into(),
+        error_message: error_message.into(),
         request_id: String::new(),
         hint: None,
-    };
-    (StatusCode::FORBIDDEN, [("x-fnbuild-error", "platform")], axum::Json(problem)).into_response()
+    })
 }
 
 /// A body from either side.

@@ -105,7 +105,7 @@ pub async fn export(
     let mut after = None;
     loop {
         let page = store.values(None, after.as_ref(), PAGE).await?;
-        for value in &page.values {
+        for value in page.values.iter().filter(|value| !value.key.is_of_now()) {
             let base64 = BASE64.encode(&value.bytes);
             write_line(to, &Line::Value { key: value.key.as_str().into(), base64 })?;
             done.values += 1;

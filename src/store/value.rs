@@ -8,6 +8,9 @@ use super::{Revision, StoreError};
 /// The largest value that every store takes: etcd refuses a request above 1.5 MiB.
 pub const LARGEST_VALUE: usize = 1 << 20;
 
+/// The kinds that speak of processes which run now: no part of an export.
+const OF_NOW: [&str; 2] = ["node", "cluster"];
+
 /// `KIND/KEY`: the kind says which room a value belongs to, the key which of its values it is.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ValueKey(Box<str>);
@@ -24,6 +27,11 @@ impl ValueKey {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether it means nothing once the processes are gone that wrote it.
+    pub fn is_of_now(&self) -> bool {
+        self.0.split_once('/').is_some_and(|(kind, _)| OF_NOW.contains(&kind))
     }
 
     /// What follows the kind.

@@ -5,6 +5,7 @@ mod base;
 mod build;
 mod checks;
 mod cli;
+mod cluster;
 mod dependencies;
 mod etcd;
 mod export;

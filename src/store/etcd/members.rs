@@ -86,6 +86,30 @@ impl Members {
         Ok(attempted.await?.answer)
     }
 
+    /// For so many seconds; gives its ID.
+    pub async fn begin_lease(&self, seconds: i64) -> Result<i64, StoreError> {
+        let attempted = self.attempt("begin a lease", ATTEMPT, |client| async move {
+            client.lease_client().grant(seconds, None).await
+        });
+        Ok(attempted.await?.answer.id())
+    }
+
+    /// `false`: it has run out.
+    pub async fn renew_lease(&self, id: i64) -> Result<bool, StoreError> {
+        let attempted = self.attempt("renew a lease", ATTEMPT, |client| async move {
+            let (mut keeper, mut answers) = client.lease_client().keep_alive(id).await?;
+            keeper.keep_alive().await?;
+            Ok(answers.message().await?.is_some_and(|answer| answer.ttl() > 0))
+        });
+        Ok(attempted.await?.answer)
+    }
+
+    pub async fn end_lease(&self, id: i64) -> Result<(), StoreError> {
+        let attempted = self
+            .attempt("end a lease", ATTEMPT, |client| async move { client.lease_client().revoke(id).await });
+        attempted.await.map(drop)
+    }
+
     /// Tells that what ran through the current member broke, so that the next request takes another.
     pub fn rotate(&self) {
         self.current.fetch_add(1, Ordering::Relaxed);

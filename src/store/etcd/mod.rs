@@ -7,6 +7,7 @@
 
 mod follow;
 mod keys;
+mod lease;
 mod members;
 mod mirror;
 mod options;
@@ -41,6 +42,7 @@ const MIRROR_LAG: Duration = Duration::from_secs(1);
 pub struct EtcdStore {
     follower: Arc<Follower>,
     following: AbortOnDropHandle<()>,
+    lease: tokio::sync::Mutex<Option<i64>>,
 }
 
 impl EtcdStore {
@@ -61,7 +63,7 @@ impl EtcdStore {
         }
         let up = follower.following.subscribe();
         let following = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&follower).run()));
-        let store = Self { follower, following };
+        let store = Self { follower, following, lease: tokio::sync::Mutex::default() };
         store.wait_for_the_watch(up).await;
         Ok(store)
     }

@@ -112,7 +112,7 @@ async fn a_log_without_end_is_bounded_and_slows_nobody() {
         Site::new().with("chatty", HTTPD, Settings::default()).with("neighbour", HTTPD, Settings::default());
     let mut config = site.config();
     config.walls.log_bytes = 1 << 20;
-    let replicas = fnbuild::replica::Replicas::start(config, site.records.clone()).await.unwrap();
+    let replicas = site.start_with(config).await;
     let (chatty, neighbour) = (acquire(&replicas, "chatty").await, acquire(&replicas, "neighbour").await);
     // The script's own output is the answer; process 1's is the log.
     inside(&chatty, "busybox yes 'so much to say' | busybox head -c 30000000 >/proc/1/fd/1").await;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use fnbuild::function::{FunctionRecord, Settings};
 use fnbuild::replica::{Error, ExecRequest, LogQuery};
+use fnbuild::store::FunctionStore;
 use tokio::io::AsyncReadExt;
 
 use super::{HTTPD, Site, acquire, ctr, function, inside, soon};
@@ -118,7 +119,8 @@ async fn a_new_version_takes_over_while_calls_of_the_one_before_finish() {
     let version = site.images.add("v", HTTPD, settings);
     replicas.prepare(&version).await.unwrap();
     record.push(version, "2026-01-02T00:00:00Z".into());
-    replicas.updated(&record).await.unwrap();
+    site.put(&record).await;
+    replicas.updated(&record.name).await.unwrap();
     let new = acquire(&replicas, "v").await;
     assert_eq!((old.version().number, new.version().number), (1, 2));
     assert_eq!(inside(&new, "echo $WHICH").await, "second");
@@ -153,7 +155,10 @@ async fn a_function_is_deleted_even_when_process_1_ignores_sigterm() {
     let site = Site::new().with("stubborn", script, Settings::default());
     let replicas = site.start().await;
     let replica = acquire(&replicas, "stubborn").await.replica().clone();
-    replicas.removed(&function("stubborn")).await.unwrap();
+    let name = function("stubborn");
+    let stored = site.store.get(&name).await.unwrap().unwrap();
+    site.store.delete(&name, stored.revision).await.unwrap();
+    replicas.updated(&name).await.unwrap();
     assert_eq!(replica.fate(Duration::ZERO).await.unwrap().status, 137);
     assert!(!ctr(&site.namespace, &["containers", "ls", "-q"]).contains(&replica.id));
     site.close(replicas).await;

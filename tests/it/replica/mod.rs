@@ -12,10 +12,11 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fnbuild::cluster::Cluster;
 use fnbuild::function::{FunctionName, FunctionRecord, NewVersion, Settings};
 use fnbuild::replica::{FolderId, Lease, ReplicaConfig, Replicas, ScaleSettings};
 use fnbuild::secrets::{SecretKey, Secrets};
-use fnbuild::store::SledStore;
+use fnbuild::store::{FunctionStore, SledStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -31,6 +32,7 @@ struct Site {
     namespace: String,
     images: Arc<Images>,
     secrets: Arc<Secrets>,
+    store: Arc<SledStore>,
     records: Vec<FunctionRecord>,
 }
 
@@ -44,8 +46,8 @@ impl Site {
         SledStore::create(&store).unwrap();
         let store = Arc::new(SledStore::open(&store).unwrap());
         let key = SecretKey::load_or_create(&data.path().join("secret.key")).unwrap();
-        let secrets = Arc::new(Secrets::new(store, key));
-        Self { data, namespace, images: Arc::default(), secrets, records: Vec::new() }
+        let secrets = Arc::new(Secrets::new(store.clone(), key));
+        Self { data, namespace, images: Arc::default(), secrets, store, records: Vec::new() }
     }
 
     /// Another data folder in the same namespace of containerd.
@@ -78,6 +80,8 @@ impl Site {
             data_dir: self.data.path().into(),
             folder: self.id(),
             images: self.images.clone(),
+            store: Some(self.store.clone()),
+            cluster: Cluster::alone(self.id().as_str()),
             secrets: Some(self.secrets.clone()),
             program: env!("CARGO_BIN_EXE_fnbuild").into(),
             network: Default::default(),
@@ -87,7 +91,21 @@ impl Site {
     }
 
     async fn start(&self) -> Arc<Replicas> {
-        Replicas::start(self.config(), self.records.clone()).await.unwrap()
+        self.start_with(self.config()).await
+    }
+
+    async fn start_with(&self, config: ReplicaConfig) -> Arc<Replicas> {
+        for record in &self.records {
+            self.put(record).await;
+        }
+        Replicas::start(config).await.unwrap()
+    }
+
+    async fn put(&self, record: &FunctionRecord) {
+        match self.store.get(&record.name).await.unwrap() {
+            Some(stored) => self.store.update(record, stored.revision).await.unwrap(),
+            None => self.store.create(record).await.unwrap(),
+        };
     }
 
     /// What of this data folder is on the machine, counted where it is: nothing is asked of fnbuild.
@@ -141,10 +159,10 @@ impl Drop for Site {
         if !std::thread::panicking() {
             return;
         }
-        let config = self.config();
+        let config = ReplicaConfig { store: None, ..self.config() };
         let cleaner = std::thread::spawn(move || {
             let runtime = tokio::runtime::Runtime::new().unwrap();
-            runtime.block_on(async { Replicas::start(config, Vec::new()).await?.remove_all().await })
+            runtime.block_on(async { Replicas::start(config).await?.remove_all().await })
         });
         if !matches!(cleaner.join(), Ok(Ok(()))) {
             eprintln!("data folder {} is not cleaned up", self.id());

@@ -11,7 +11,7 @@ impl Site {
     async fn start_with_places(&self, places: usize) -> Arc<Replicas> {
         let mut config = self.config();
         config.scale = ScaleSettings { max_replicas: places, pool: 0, ..config.scale };
-        Replicas::start(config, self.records.clone()).await.unwrap()
+        self.start_with(config).await
     }
 }
 

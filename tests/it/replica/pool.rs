@@ -106,7 +106,7 @@ impl Site {
     async fn start_with_pool(&self, pool: usize) -> Arc<Replicas> {
         let mut config = self.config();
         config.scale = ScaleSettings { pool, ..config.scale };
-        Replicas::start(config, self.records.clone()).await.unwrap()
+        self.start_with(config).await
     }
 
     fn containers(&self) -> Vec<String> {

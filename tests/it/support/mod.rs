@@ -1,7 +1,9 @@
 //! What the tests share: running programs, waiting for conditions, servers that end with their test.
 #![allow(dead_code)]
 
+pub mod balancer;
 pub mod base;
+pub mod cluster;
 pub mod etcd;
 pub mod faulty;
 pub mod registry;

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -17,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct FnbuildServer {
     process: Option<Server>,
-    registry: DockerRegistry,
+    registry: Arc<DockerRegistry>,
     data: tempfile::TempDir,
     namespace: String,
     port: u16,
@@ -39,11 +40,11 @@ impl FnbuildServer {
     }
 
     /// Everything but the process.
-    pub fn prepare(registry: DockerRegistry, flags: &[&str]) -> Self {
+    pub fn prepare(registry: impl Into<Arc<DockerRegistry>>, flags: &[&str]) -> Self {
         let random = getrandom::u64().unwrap();
         Self {
             process: None,
-            registry,
+            registry: registry.into(),
             data: base::data_dir(),
             namespace: format!("fnbuild-test-{random:016x}"),
             port: free_port(),
@@ -125,6 +126,13 @@ impl FnbuildServer {
         self.curl(&[path])
     }
 
+    /// The same from a server that may not listen yet: then the status is 0.
+    pub fn get_or_nothing(&self, path: &str) -> (u16, String) {
+        let mut curl = Command::new("curl");
+        curl.args(["-s", "--max-time", "20", "-w", "\n%{http_code}"]).arg(format!("{}{path}", self.url()));
+        split(&String::from_utf8_lossy(&curl.output().unwrap().stdout))
+    }
+
     /// Calls a function as most do: JSON by POST to its root.
     #[track_caller]
     pub fn call(&self, function: &str, json: &Value) -> (u16, String) {
@@ -132,11 +140,16 @@ impl FnbuildServer {
         self.curl(&["-H", "Content-Type: application/json", "-d", &json.to_string(), &path])
     }
 
+    /// Starts the process, again on the same port; whether it becomes ready is to be seen.
+    pub fn start_process(&mut self) {
+        let log = File::create(self.data.path().join("serve.log")).unwrap();
+        self.process = Some(Server::start(self.serve().stdout(log.try_clone().unwrap()).stderr(log)));
+    }
+
     /// Starts the process, again on the same port, and waits until it is ready.
     #[track_caller]
     pub fn start_again(&mut self) {
-        let log = File::create(self.data.path().join("serve.log")).unwrap();
-        self.process = Some(Server::start(self.serve().stdout(log.try_clone().unwrap()).stderr(log)));
+        self.start_process();
         let url = format!("{}/readyz", self.url());
         let ready = || {
             let runs = self.process.as_mut().is_some_and(Server::runs);
@@ -165,7 +178,7 @@ impl FnbuildServer {
             return Err(String::from_utf8_lossy(&cleaned.stderr).into_owned());
         }
         // containerd collects what nothing refers to a moment after its last reference has gone.
-        for _ in 0..500 {
+        for _ in 0..3000 {
             let mut ctr = Command::new("ctr");
             ctr.arg("--address").arg(&self.containerd).args(["namespaces", "remove", &self.namespace]);
             let removed = ctr.output().map_err(|error| error.to_string())?;
