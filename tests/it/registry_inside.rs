@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::support::server::containerd;
+use crate::support::server::{containerd, remove_namespace};
 use crate::support::{Server, base, fnbuild, run, run_failing, wait_until};
 
 /// Commands within a network of their own do not begin in this folder.
@@ -116,23 +116,8 @@ impl Setting {
 impl Drop for Setting {
     fn drop(&mut self) {
         let cleaned = self.fnbuild(&["serve", "--clean-up", "--registry", "localhost:1"]).output();
-        let ctr = |arguments: &[&str]| {
-            let mut ctr = Command::new("ctr");
-            ctr.arg("--address").arg(containerd()).args(["--namespace", &self.namespace]).args(arguments);
-            ctr.output()
-        };
-        let removed = |_| {
-            // A lease that is deleted like this makes containerd collect at once.
-            let _ = ctr(&["leases", "create", "--id", "collect"]);
-            let _ = ctr(&["leases", "delete", "--sync", "collect"]);
-            let gone = ctr(&["namespaces", "remove", &self.namespace]).is_ok_and(|output| {
-                output.status.success() || String::from_utf8_lossy(&output.stderr).contains("not found")
-            });
-            std::thread::sleep(Duration::from_millis(if gone { 0 } else { 50 }));
-            gone
-        };
-        let empty = (0..600).any(removed);
-        assert!(std::thread::panicking() || empty, "{cleaned:?}");
+        let removed = remove_namespace(&containerd(), &self.namespace);
+        assert!(std::thread::panicking() || removed.is_ok(), "{removed:?} {cleaned:?}");
     }
 }
 

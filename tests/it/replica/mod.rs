@@ -134,11 +134,8 @@ impl Site {
     /// Gives everything up, and proves that nothing stays: not even what containerd would need to keep its namespace.
     async fn close(&self, replicas: Arc<Replicas>) {
         self.close_folder(replicas).await;
-        // containerd collects what nothing refers to a moment after its last reference has gone.
-        crate::support::wait_until("the namespace to be empty", Duration::from_secs(60), || {
-            let removed = Command::new("ctr").args(["namespaces", "remove", &self.namespace]).output();
-            removed.unwrap().status.success()
-        });
+        let socket = super::support::server::containerd();
+        super::support::server::remove_namespace(&socket, &self.namespace).unwrap();
     }
 
     async fn close_folder(&self, replicas: Arc<Replicas>) {

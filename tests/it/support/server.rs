@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -177,18 +177,7 @@ impl FnbuildServer {
         if !cleaned.status.success() {
             return Err(String::from_utf8_lossy(&cleaned.stderr).into_owned());
         }
-        // containerd collects what nothing refers to a moment after its last reference has gone.
-        for _ in 0..3000 {
-            let mut ctr = Command::new("ctr");
-            ctr.arg("--address").arg(&self.containerd).args(["namespaces", "remove", &self.namespace]);
-            let removed = ctr.output().map_err(|error| error.to_string())?;
-            let told = String::from_utf8_lossy(&removed.stderr).into_owned();
-            if removed.status.success() || told.contains("not found") {
-                return Ok(());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Err("the namespace does not become empty".into())
+        remove_namespace(&self.containerd, &self.namespace)
     }
 }
 
@@ -203,6 +192,31 @@ impl Drop for FnbuildServer {
             assert!(std::thread::panicking(), "{problem}");
             eprintln!("{problem}");
         }
+    }
+}
+
+/// Removes a namespace of containerd's that holds nothing any more but what containerd has yet to collect.
+pub fn remove_namespace(containerd: &Path, namespace: &str) -> Result<(), String> {
+    let ctr = |arguments: &[&str]| {
+        let mut ctr = Command::new("ctr");
+        ctr.arg("--address").arg(containerd).args(["--namespace", namespace]).args(arguments);
+        ctr.output().map_err(|error| error.to_string())
+    };
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let removed = ctr(&["namespaces", "remove", namespace])?;
+        let told = String::from_utf8_lossy(&removed.stderr).into_owned();
+        if removed.status.success() || told.contains("not found") {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(format!("{namespace} does not become empty: {told}"));
+        }
+        // containerd takes its time to collect, the more the more it has; a lease that is deleted like this makes it
+        // collect at once.
+        ctr(&["leases", "create", "--id", "collect"])?;
+        ctr(&["leases", "delete", "--sync", "collect"])?;
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 
