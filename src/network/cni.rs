@@ -97,8 +97,9 @@ impl Plugins {
         }
     }
 
-    /// Succeeds for what is gone, as CNI demands of plugins.
-    pub async fn del(&self, container: &str, netns: &Path) -> Result<(), Error> {
+    /// Succeeds for what is gone, as CNI demands of plugins: told of no namespace, they give back the rest.
+    pub async fn del(&self, container: &str, netns: Option<&PathBuf>) -> Result<(), Error> {
+        let netns = netns.map_or(Path::new(""), PathBuf::as_path);
         self.call("DEL", &self.bridge, (container, INTERFACE), netns).await.map(drop)
     }
 

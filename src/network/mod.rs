@@ -122,7 +122,7 @@ impl Network {
     /// Gives the address back and removes the namespace. What is gone already is success.
     pub async fn detach(&self, container: &str) -> Result<(), Error> {
         let netns = self.namespace(container);
-        self.plugins.del(container, &netns).await?;
+        self.plugins.del(container, netns::is_mounted(&netns).then_some(&netns)).await?;
         blocking(move || netns::remove(&netns)).await
     }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::statfs::{NSFS_MAGIC, statfs};
 
 use super::Error;
 
@@ -45,6 +46,11 @@ pub(super) fn create(path: &Path) -> Result<(), Error> {
         let _ = fs::remove_file(path);
         Error::Namespace { what: "make a namespace", path: path.into(), source }
     })
+}
+
+/// Whether a namespace is mounted at `path`, and not only the file there that a crash between the two steps leaves.
+pub(super) fn is_mounted(path: &Path) -> bool {
+    statfs(path).is_ok_and(|found| found.filesystem_type() == NSFS_MAGIC)
 }
 
 /// Removes the name; the namespace goes when nothing runs in it. One that is gone is success.

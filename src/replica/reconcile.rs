@@ -41,7 +41,11 @@ impl Replicas {
         for lease in self.starter.containerd.leases_labelled(FOLDER_LABEL, folder).await? {
             self.starter.containerd.remove_lease(&lease, false).await?;
         }
-        self.remove_strays().await
+        // What resists now is tried again every minute; it keeps nobody from being served.
+        if let Err(error) = self.remove_strays().await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "removing what was left of replicas");
+        }
+        Ok(())
     }
 
     async fn adoptable(
@@ -92,11 +96,13 @@ impl Replicas {
         // Asked after the lists were made: what was started meanwhile is in here too.
         let owned: HashSet<String> = self.owned().clone();
         let strays: Vec<String> = found.into_iter().filter(|id| !owned.contains(id)).collect();
+        let mut cleaned = Ok(());
         for stray in strays.iter().filter(|_| remove) {
             tracing::info!(replica = %stray, "removing what was left of a replica");
-            self.starter.clean(stray).await?;
+            // One that resists must not keep the others.
+            cleaned = cleaned.and(self.starter.clean(stray).await);
         }
-        Ok(strays)
+        cleaned.map(|()| strays)
     }
 
     /// The digests of all versions that have an image record in this node's containerd.

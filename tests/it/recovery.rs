@@ -190,6 +190,19 @@ fn a_server_that_is_killed_again_and_again_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_namespace_that_was_cut_off_while_it_was_made_does_not_keep_a_server_from_starting() {
+    let mut server = FnbuildServer::start_with(&["--pool", "0"]);
+    server.kill();
+    // The file is there, and nothing is mounted on it: made between the two steps of making a namespace.
+    let cut_off = PathBuf::from(format!("/run/netns/fnb-{}-cut-off", folder_id(&server)));
+    std::fs::write(&cut_off, "").unwrap();
+    server.start_again();
+    assert!(!cut_off.exists());
+    run(server.command().args(["push", ADD]));
+    assert!(answers(&server, "add"));
+}
+
+#[test]
 fn calls_go_on_while_containerd_is_dead_and_starts_wait_for_it() {
     let mut containerd = Containerd::start();
     let mut server = FnbuildServer::prepare(DockerRegistry::start(), &["--pool", "0"]);
