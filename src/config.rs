@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::function::parse_duration as duration;
 use crate::network::{Egress, Subnet};
 
 pub use data_folder::{DataFolder, DataFolderError};
@@ -271,13 +272,6 @@ impl ConfigArguments {
 fn is_namespace(name: &str) -> bool {
     let part = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric());
     name.len() <= 76 && name.split(['.', '_', '-']).all(part)
-}
-
-/// `30s`, `1m30s`, `500ms`.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let expected = || format!("{text:?} is no length of time (for example 500ms, 30s or 5m)");
-    let parsed: jiff::SignedDuration = text.parse().map_err(|_| expected())?;
-    parsed.try_into().map_err(|_| expected())
 }
 
 /// `50Mi`, `1048576`: bytes.

@@ -23,6 +23,7 @@
 //! | 3 | [`dependencies`] | `requirements.txt` → a locked, cached layer, by `uv` | `image`, `source`, `oci` |
 //! | 3 | [`base`] | recipes, locks, Debian packages and wheels → a base image | `image`, `oci` |
 //! | 2 | [`image`] | layers, splice, build, OCI layout, docker archive. Synchronous, no network, no clock | `source`, `oci` |
+//! | 1 | [`project`] | a new function's files; `fnbuild.toml` and `stack.yml` | `function` |
 //! | 1 | [`source`] | what the user hands in, made safe: zip, `.py`, folder → `Source` | `function`, `oci` |
 //! | 0 | [`function`] | names, settings, records, versions: plain data | `oci` |
 //! | 0 | [`oci`] | digest, reference, descriptor, manifest, config: plain data, sorted maps | |
@@ -43,6 +44,7 @@ pub mod gateway;
 pub mod image;
 pub mod network;
 pub mod oci;
+pub mod project;
 pub mod publish;
 pub mod registry;
 pub mod registry_server;

@@ -25,7 +25,8 @@ fn from(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         crate::secrets::SecretError,
         crate::store::StoreError,
         crate::store::TransferError,
-        super::push::PushedOnly,
+        crate::project::ProjectError,
+        super::tell::PushedOnly,
         super::server::ServerError,
         crate::serve::ServeError
     )

@@ -21,6 +21,7 @@ mod log_writer;
 mod login;
 mod logout;
 mod logs;
+mod new;
 mod nodes;
 mod output;
 mod push;
@@ -38,6 +39,8 @@ mod settings;
 mod status;
 mod store;
 mod table;
+mod tell;
+mod up;
 mod versions;
 
 use std::path::PathBuf;
@@ -131,6 +134,8 @@ enum Verb {
     Push(Box<push::Arguments>),
     /// Show what a function printed
     Logs(logs::Arguments),
+    /// Make a folder with a new function and its test
+    New(new::Arguments),
     /// List the nodes, their load and their capacity
     Nodes(nodes::Arguments),
     /// Divide a function's calls among its versions
@@ -147,6 +152,8 @@ enum Verb {
     Status(status::Arguments),
     /// Move records between stores and files
     Store(store::Arguments),
+    /// Build and deploy the functions that a file names
+    Up(Box<up::Arguments>),
     /// List a function's versions
     Versions(versions::Arguments),
 }
@@ -207,6 +214,7 @@ fn run(verb: Verb, common: &Common, printer: &Printer) -> anyhow::Result<Outcome
         Verb::Push(arguments) => push::run(&arguments, common, printer),
         Verb::Lock(arguments) => lock::run(&arguments, common, printer),
         Verb::Logs(arguments) => logs::run(&arguments, printer),
+        Verb::New(arguments) => new::run(&arguments, printer),
         Verb::Nodes(arguments) => nodes::run(&arguments, printer),
         Verb::Route(arguments) => route::run(&arguments, printer),
         Verb::Rollback(arguments) => rollback::run(&arguments, printer),
@@ -216,6 +224,7 @@ fn run(verb: Verb, common: &Common, printer: &Printer) -> anyhow::Result<Outcome
         Verb::Status(arguments) => status::run(&arguments, printer),
         Verb::Store(arguments) => store::run(&arguments, common, printer),
         Verb::Export(arguments) => export::run(&arguments, printer),
+        Verb::Up(arguments) => up::run(&arguments, common, printer),
         Verb::Versions(arguments) => versions::run(&arguments, printer),
     }
 }

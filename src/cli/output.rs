@@ -69,8 +69,14 @@ impl Printer {
 
     /// An error with its causes on one line each, then the next step.
     pub fn error(&self, error: &anyhow::Error, hint: Option<&str>) {
+        self.error_of(None, error, hint);
+    }
+
+    /// The same of one of several things.
+    pub fn error_of(&self, what: Option<&str>, error: &anyhow::Error, hint: Option<&str>) {
         let mut stderr = std::io::stderr().lock();
-        let _ = writeln!(stderr, "{} {error}", self.paint("31", "error:"));
+        let what = what.map(|what| format!("{what}: ")).unwrap_or_default();
+        let _ = writeln!(stderr, "{} {what}{error}", self.paint("31", "error:"));
         let mut shown = error.to_string();
         for cause in error.chain().skip(1) {
             let text = cause.to_string();

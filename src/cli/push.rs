@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::api;
-use crate::function::{FunctionName, VersionRequest};
+use crate::function::FunctionName;
 use crate::oci::{Digest, Reference, Repository, Tag};
 use crate::publish::{self, ArtifactType, Attachment, Job, Meter, PublishError, PushedImage};
 use crate::registry::Registry;
@@ -20,9 +20,9 @@ use super::image_flags::{ImageArguments, function_name};
 use super::registry_flags::RegistryArguments;
 use super::report::{self, LayerReport};
 use super::requirements::{RequirementArguments, cancelled_by_signal};
-use super::server::{Server, ServerArguments, ServerError};
+use super::server::{Server, ServerArguments};
 use super::settings::SettingArguments;
-use super::{Common, Outcome, OutputFormat, Printer};
+use super::{Common, Outcome, OutputFormat, Printer, tell};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -144,7 +144,8 @@ async fn push_image(
     report::explain_layers(&report.layers, printer);
     report::explain_times(&pushed.times, printer);
     if !arguments.image_only {
-        let told = tell(arguments, name, &job, &pushed).await?;
+        let request = tell::version(&job, &pushed, arguments.settings.patch()?);
+        let told = tell::tell(&arguments.server, name, registry.host(), &request).await?;
         for warning in &told.warnings {
             printer.warning(warning);
         }
@@ -172,7 +173,7 @@ async fn attach(
 }
 
 /// A push that is interrupted first ends uv, which would go on alone.
-async fn or_interrupted(
+pub async fn or_interrupted(
     pushing: impl Future<Output = Result<PushedImage, PublishError>>,
     job: &Job,
 ) -> anyhow::Result<PushedImage> {
@@ -192,53 +193,6 @@ fn reference(arguments: &Arguments, job: &Job, pushed: &PushedImage) -> Referenc
     match job.tags.first().filter(|_| arguments.image_only) {
         Some(tag) => Reference::by_tag(host, &job.repository, tag),
         None => Reference::by_digest(host, &job.repository, &pushed.digest),
-    }
-}
-
-/// Asks the server to record and run the image.
-async fn tell(
-    arguments: &Arguments,
-    name: &FunctionName,
-    job: &Job,
-    pushed: &PushedImage,
-) -> anyhow::Result<api::Pushed> {
-    let request = VersionRequest {
-        repository: job.repository.clone(),
-        digest: pushed.digest.clone(),
-        source: Some(pushed.source.clone()),
-        base: Some(pushed.base.clone()),
-        entry: Some(pushed.entry.clone()),
-        parameters: pushed.parameters.clone(),
-        packages: pushed.packages.iter().flat_map(|report| report.packages.clone()).collect(),
-        settings: arguments.settings.patch()?,
-    };
-    let server = Server::new(&arguments.server)?;
-    let path = format!("/v1/functions/{name}/versions");
-    let told = server.call(Method::POST, &path, Some(&request)).await;
-    told.map_err(|error| match error.downcast::<ServerError>() {
-        Ok(ServerError::Away { url, source }) => {
-            PushedOnly { reference: reference(arguments, job, pushed).to_string(), url, source }.into()
-        }
-        Ok(other) => other.into(),
-        Err(error) => error,
-    })
-}
-
-/// The image is there, and nobody runs it.
-#[derive(Debug, thiserror::Error)]
-#[error("{reference} is pushed, but there is no server at {url} to run it")]
-pub struct PushedOnly {
-    reference: String,
-    url: String,
-    source: std::io::Error,
-}
-
-impl PushedOnly {
-    pub fn hint(&self) -> Option<String> {
-        Some(
-            "start one with `fnbuild serve` and push again, or push with --image-only if no server is wanted"
-                .into(),
-        )
     }
 }
 

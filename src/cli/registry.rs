@@ -94,7 +94,7 @@ impl PolicyArguments {
 fn parse_age(text: &str) -> Result<Duration, String> {
     match text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok()) {
         Some(days) => Ok(Duration::from_secs(u64::from(days) * 24 * 60 * 60)),
-        None => parse_duration(text),
+        None => parse_duration(text).map_err(|error| error.to_string()),
     }
 }
 

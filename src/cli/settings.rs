@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-pub use crate::config::duration as parse_duration;
+pub use crate::function::parse_duration;
 use crate::function::{Memory, SettingsPatch, parse_cpu};
 
 /// Changes to the settings of the version before; what is not given stays.

@@ -2,6 +2,7 @@
 
 mod deployment;
 mod entry;
+mod labels;
 mod name;
 mod package;
 mod parameter;
@@ -13,10 +14,11 @@ mod target;
 
 pub use deployment::{Deployment, NAMESPACE, Resources};
 pub use entry::{EntryPoint, InvalidEntryPoint};
+pub use labels::LabelledScale;
 pub use name::{FunctionName, InvalidName};
 pub use package::Package;
 pub use parameter::{Parameter, ParameterKind, signature};
-pub use patch::{SettingsPatch, parse_cpu};
+pub use patch::{SettingsPatch, parse_cpu, parse_duration};
 pub use record::{FORMAT, FunctionRecord, InvalidSplit, NewVersion, Version, VersionNumber};
 pub use request::VersionRequest;
 pub use settings::{InvalidSetting, Memory, Settings};

@@ -1,6 +1,7 @@
 //! Changes to settings: what a push or `fnbuild config` says on top of the version before.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +11,9 @@ use super::{InvalidSetting, Memory, Settings};
 #[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct SettingsPatch {
+    /// On top of the defaults, not of the version before: what is absent is as if it had never been set.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub reset: bool,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, Option<String>>,
     /// The whole list: secrets are few.
@@ -44,7 +48,7 @@ const LONGEST_VARIABLE: usize = 128 << 10;
 impl SettingsPatch {
     /// The settings after this patch, checked as a whole.
     pub fn apply(&self, before: &Settings) -> Result<Settings, InvalidSetting> {
-        let mut after = before.clone();
+        let mut after = if self.reset { Settings::default() } else { before.clone() };
         merge(&mut after.env, &self.env);
         merge(&mut after.labels, &self.labels);
         merge(&mut after.annotations, &self.annotations);
@@ -121,6 +125,14 @@ pub fn parse_cpu(text: &str) -> Result<u32, InvalidSetting> {
     };
     let expected = "an amount of CPU (for example 0.5, 2 or 500m)";
     millis.ok_or_else(|| InvalidSetting { text: text.chars().take(80).collect(), expected })
+}
+
+/// `30s`, `1m30s`, `500ms`.
+pub fn parse_duration(text: &str) -> Result<Duration, InvalidSetting> {
+    let expected = "a length of time (for example 500ms, 30s or 5m)";
+    let refused = || InvalidSetting { text: text.chars().take(80).collect(), expected };
+    let parsed: jiff::SignedDuration = text.parse().map_err(|_| refused())?;
+    parsed.try_into().map_err(|_| refused())
 }
 
 #[cfg(test)]

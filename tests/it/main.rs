@@ -16,6 +16,7 @@ mod openfaas;
 mod packages;
 mod plain_http;
 mod platforms;
+mod project;
 mod push;
 mod recovery;
 mod registries;

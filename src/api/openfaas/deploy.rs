@@ -5,19 +5,11 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::super::ApiError;
-use crate::function::{
-    Deployment, InvalidSetting, NewVersion, Resources, Settings, SettingsPatch, parse_cpu,
-};
+use crate::function::{Deployment, LabelledScale, NewVersion, Resources, Settings, SettingsPatch, parse_cpu};
 use crate::publish::Adopted;
 
 /// What the image's watchdog is to run.
 pub(super) const PROCESS: &str = "fprocess";
-
-const SCALE_MIN: &str = "com.openfaas.scale.min";
-const SCALE_MAX: &str = "com.openfaas.scale.max";
-const SCALE_ZERO: &str = "com.openfaas.scale.zero";
-const SCALE_TARGET: &str = "com.openfaas.scale.target";
-const SCALE_TYPE: &str = "com.openfaas.scale.type";
 
 /// `FunctionDeployment` of the published description. What it has no words for stays as fnbuild's defaults are.
 #[derive(Deserialize)]
@@ -54,45 +46,21 @@ impl FunctionDeployment {
         let limit = |field: fn(&Resources) -> &String| {
             self.limits.as_ref().map(field).filter(|text| !text.is_empty())
         };
-        let (min_scale, max_scale) = self.scale()?;
-        let capacity = self.label(SCALE_TYPE).is_none_or(|kind| kind == "capacity");
-        let target = self.number(SCALE_TARGET)?.filter(|_| capacity);
+        let labels = self.labels.clone().unwrap_or_default();
+        let LabelledScale { min, max, concurrency } = LabelledScale::of(&labels)?;
         let patch = SettingsPatch {
             env,
             secrets: self.secrets.as_ref().map(|names| names.iter().cloned().collect()),
             memory: limit(|limits| &limits.memory).map(|text| text.parse()).transpose()?,
             cpu_millis: limit(|limits| &limits.cpu).map(|text| parse_cpu(text)).transpose()?,
-            concurrency: target,
-            min_scale: Some(min_scale),
-            max_scale: Some(max_scale),
+            concurrency,
+            min_scale: Some(min),
+            max_scale: Some(max),
             labels: some(&self.labels),
             annotations: some(&self.annotations),
             ..SettingsPatch::default()
         };
         Ok(patch.apply(&Settings::default())?)
-    }
-
-    /// One replica stays up, as OpenFaaS has it, unless a label says another number, or that none need.
-    fn scale(&self) -> Result<(u32, u32), InvalidSetting> {
-        let usual = u32::from(self.label(SCALE_ZERO) != Some("true"));
-        let least = self.number(SCALE_MIN)?.unwrap_or(usual);
-        let most = self.number(SCALE_MAX)?;
-        Ok((least, most.unwrap_or_else(|| Settings::default().max_scale.max(least))))
-    }
-
-    fn label(&self, key: &str) -> Option<&str> {
-        self.labels.as_ref()?.get(key).map(String::as_str)
-    }
-
-    fn number(&self, key: &str) -> Result<Option<u32>, InvalidSetting> {
-        let read = |text: &str| {
-            let refused = |_| InvalidSetting {
-                text: text.chars().take(80).collect(),
-                expected: "a number of replicas or calls",
-            };
-            text.parse::<u32>().map_err(refused)
-        };
-        self.label(key).map(read).transpose()
     }
 
     /// The version that it asks for, of an image that is in the registry.
