@@ -47,10 +47,12 @@ pub async fn status(State(api): State<Arc<Api>>) -> Json<Status> {
 impl Api {
     /// Everything that is not well; all of it is asked at once.
     pub async fn problems(&self) -> Vec<String> {
+        // By its host: who waits too long has no other text to name it by.
+        let registry = format!("the registry {}", self.published.host());
         let (of_calls, store, registry) = tokio::join!(
             self.problems_of_calls(),
             well("the record store", self.store.check()),
-            well("the registry", self.published.check()),
+            well(&registry, self.published.check()),
         );
         of_calls.into_iter().chain(store).chain(registry).collect()
     }

@@ -24,8 +24,10 @@ impl Membership {
     /// than a lease is long.
     pub async fn renew(&mut self, node: &Node) -> Result<(), StoreError> {
         let bytes = serde_json::to_vec(node).unwrap_or_default();
-        let kept = self.store.renew_lease().await?;
-        if !kept || self.said.as_ref() != Some(&bytes) {
+        if !self.store.renew_lease().await? {
+            self.said = None;
+        }
+        if self.said.as_ref() != Some(&bytes) {
             self.store.put_leased(&ValueKey::new(NODE_KIND, &node.id)?, &bytes).await?;
             self.said = Some(bytes);
         }

@@ -92,7 +92,9 @@ impl StoreError {
             }
             Self::Conflict { .. } | Self::ValueConflict { .. } => Some("try again".into()),
             Self::Away { .. } => Some(
-                "start etcd, or see with `etcdctl endpoint health` what it lacks; nothing was lost".into(),
+                "start etcd, or see with `etcdctl endpoint health` what it lacks; nothing was lost. A change that had \
+                 reached it may still be made, whole, when it is back"
+                    .into(),
             ),
             Self::OtherStore { mirror, .. } => Some(format!(
                 "restore etcd from its snapshot; if the store there is meant to be a new one, remove {mirror}"

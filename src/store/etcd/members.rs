@@ -14,10 +14,19 @@ use tokio::time::{Instant, timeout};
 use super::options::EtcdOptions;
 use crate::store::StoreError;
 
-/// The client has no time limit of its own.
-const ATTEMPT: Duration = Duration::from_secs(2);
+/// How long one member may take, and all of them together: the client has no time limit of its own.
+#[derive(Clone, Copy)]
+struct Limits {
+    one: Duration,
+    all: Duration,
+}
+
 /// Long enough for an election, which etcd's default settings let take one to two seconds.
-const ALL_ATTEMPTS: Duration = Duration::from_secs(5);
+const USUAL: Limits = Limits { one: Duration::from_secs(2), all: Duration::from_secs(5) };
+/// For what is asked again soon.
+const BRIEF: Limits = Limits { one: Duration::from_secs(2), all: Duration::from_secs(2) };
+/// For who must have an answer, good or bad, before a health check gives up. The members divide it among them.
+const GLANCE: Duration = Duration::from_millis(1600);
 const PAUSE: Duration = Duration::from_millis(50);
 /// A page of a listing: 512 records of etcd's largest size would not be larger.
 const LARGEST_ANSWER: usize = 768 << 20;
@@ -50,7 +59,7 @@ impl Members {
     }
 
     pub async fn txn(&self, step: &'static str, txn: Txn) -> Result<Attempted<TxnResponse>, StoreError> {
-        self.attempt(step, ALL_ATTEMPTS, |client| {
+        self.attempt(step, USUAL, |client| {
             let txn = txn.clone();
             async move { client.kv_client().txn(txn).await }
         })
@@ -58,7 +67,7 @@ impl Members {
     }
 
     pub async fn get(&self, key: &str, options: GetOptions) -> Result<GetResponse, StoreError> {
-        let attempted = self.attempt("read", ALL_ATTEMPTS, |client| {
+        let attempted = self.attempt("read", USUAL, |client| {
             let options = options.clone();
             async move {
                 let mut kv = client.kv_client().max_decoding_message_size(LARGEST_ANSWER);
@@ -70,13 +79,15 @@ impl Members {
 
     /// A read that gives up early: for readiness.
     pub async fn glance(&self, key: &str) -> Result<GetResponse, StoreError> {
+        let members = u32::try_from(self.members.len()).unwrap_or(u32::MAX).max(1);
+        let limits = Limits { one: GLANCE / members, all: GLANCE };
         let attempted =
-            self.attempt("read", ATTEMPT, |client| async move { client.kv_client().get(key, None).await });
+            self.attempt("read", limits, |client| async move { client.kv_client().get(key, None).await });
         Ok(attempted.await?.answer)
     }
 
     pub async fn watch(&self, key: &str, options: WatchOptions) -> Result<WatchStream, StoreError> {
-        let attempted = self.attempt("watch", ALL_ATTEMPTS, |client| {
+        let attempted = self.attempt("watch", USUAL, |client| {
             let options = options.clone();
             async move {
                 let mut watch = client.watch_client().max_decoding_message_size(LARGEST_ANSWER);
@@ -88,7 +99,7 @@ impl Members {
 
     /// For so many seconds; gives its ID.
     pub async fn begin_lease(&self, seconds: i64) -> Result<i64, StoreError> {
-        let attempted = self.attempt("begin a lease", ATTEMPT, |client| async move {
+        let attempted = self.attempt("begin a lease", BRIEF, |client| async move {
             client.lease_client().grant(seconds, None).await
         });
         Ok(attempted.await?.answer.id())
@@ -96,17 +107,20 @@ impl Members {
 
     /// `false`: it has run out.
     pub async fn renew_lease(&self, id: i64) -> Result<bool, StoreError> {
-        let attempted = self.attempt("renew a lease", ATTEMPT, |client| async move {
-            let (mut keeper, mut answers) = client.lease_client().keep_alive(id).await?;
-            keeper.keep_alive().await?;
-            Ok(answers.message().await?.is_some_and(|answer| answer.ttl() > 0))
+        let attempted = self.attempt("renew a lease", BRIEF, |client| async move {
+            // The first answer is read here already, and that there is no such lease comes as an error.
+            match client.lease_client().keep_alive(id).await {
+                Ok(_) => Ok(true),
+                Err(etcd_client::Error::LeaseKeepAliveError(_)) => Ok(false),
+                Err(error) => Err(error),
+            }
         });
         Ok(attempted.await?.answer)
     }
 
     pub async fn end_lease(&self, id: i64) -> Result<(), StoreError> {
         let attempted = self
-            .attempt("end a lease", ATTEMPT, |client| async move { client.lease_client().revoke(id).await });
+            .attempt("end a lease", BRIEF, |client| async move { client.lease_client().revoke(id).await });
         attempted.await.map(drop)
     }
 
@@ -122,18 +136,19 @@ impl Members {
     async fn attempt<T, F>(
         &self,
         step: &'static str,
-        limit: Duration,
+        limits: Limits,
         request: impl Fn(Client) -> F,
     ) -> Result<Attempted<T>, StoreError>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + limits.all;
         let mut repeated = false;
         loop {
             let index = self.current.load(Ordering::Relaxed);
             let attempt = async { request(self.client(index).await?).await };
-            let failure = match timeout(ATTEMPT, attempt).await {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let failure = match timeout(limits.one.min(left), attempt).await {
                 Ok(Ok(answer)) => return Ok(Attempted { answer, repeated }),
                 Ok(Err(error)) if !is_passing(&error) => {
                     return Err(StoreError::Refused {
