@@ -105,6 +105,11 @@ impl Error {
         }
     }
 
+    /// Whether the registry does not answer, so that the same may well succeed once it does.
+    pub fn is_away(&self) -> bool {
+        self.is_transient() || matches!(self, Self::Connect { .. })
+    }
+
     /// Whether a registry said that what was named does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })

@@ -7,7 +7,7 @@ use crate::function::{FunctionName, VersionNumber};
 use crate::oci::{Digest, Repository};
 use crate::secrets::{InvalidSecretName, SecretError};
 use crate::store::StoreError;
-use crate::{containerd, network};
+use crate::{containerd, network, registry};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -108,9 +108,18 @@ impl Error {
         move |source| Self::Files { verb, path, source }
     }
 
-    /// Whether the same may succeed in a moment, containerd being away.
+    /// Whether the same may succeed in a moment, containerd or the registry being away.
     pub fn is_away(&self) -> bool {
-        matches!(self, Self::Containerd(error) if error.is_away())
+        let of_registry = |error: Option<&registry::Error>| error.is_some_and(registry::Error::is_away);
+        match self {
+            Self::Pull { source, .. } => of_registry(source.downcast_ref()),
+            // The registry went away while a blob was on its way.
+            Self::Containerd(containerd::Error::Blob { source, .. }) => {
+                of_registry(source.get_ref().and_then(|error| error.downcast_ref()))
+            }
+            Self::Containerd(error) => error.is_away(),
+            _ => false,
+        }
     }
 
     /// Whether it is the function that cannot start, and not the platform that cannot start it.

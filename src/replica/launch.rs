@@ -9,7 +9,7 @@ use super::revision::Revision;
 use super::table::Replicas;
 use super::{Error, Replica, Timing, logs};
 
-/// Between two attempts to start while containerd is away.
+/// Between two attempts to start while containerd or the registry is away.
 const AWAY_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long those who stop replicas wait for them to be gone. Long after the grace has ended in SIGKILL.
@@ -28,11 +28,16 @@ impl Replicas {
     }
 
     async fn start_replica(self: &Arc<Self>, revision: &Arc<Revision>) {
+        let asked = Instant::now();
+        // Before it takes a place or a turn: who waits for the registry keeps nobody else from starting.
+        if let Err(error) = self.fetched(revision, asked).await {
+            tracing::warn!(function = %revision.name, error = &error as &dyn std::error::Error, "no image to start");
+            return revision.start_failed(error);
+        }
         let Some(place) = self.place_for(revision).await else { return };
         if let Some((replica, timing)) = self.start_warm(revision).await {
             return self.started(revision, (replica, timing), place).await;
         }
-        let asked = Instant::now();
         let Ok(_turn) = self.starts.acquire().await else { return };
         let waited = asked.elapsed();
         let mut id = self.starter.new_id(revision);
@@ -44,6 +49,7 @@ impl Replicas {
             };
             match started {
                 Err(error) if error.is_away() && asked.elapsed() < self.scale.start_timeout => {
+                    revision.hindered(error);
                     tokio::time::sleep(AWAY_PAUSE).await;
                     // What the attempt left could not be removed without containerd either: the reconciler finds it
                     // under the ID that nobody owns any more.
@@ -62,6 +68,26 @@ impl Replicas {
                 self.owned().remove(&id);
                 revision.start_failed(error);
             }
+        }
+    }
+
+    /// Sees to it that the image is there; while what it comes from is away, waits for as long as a start may take.
+    async fn fetched(&self, revision: &Revision, asked: Instant) -> Result<(), Error> {
+        loop {
+            let prepared = self.starter.images.prepare(&revision.version.image);
+            let error = match self.stopping.run_until_cancelled(prepared).await {
+                None => return Err(Error::Stopping),
+                Some(Ok(_)) => return Ok(()),
+                Some(Err(error)) => error,
+            };
+            if !error.is_away() || asked.elapsed() >= self.scale.start_timeout {
+                return Err(error);
+            }
+            let told = format!("{error}");
+            if revision.hindered(error) {
+                tracing::warn!(function = %revision.name, error = told, "a start waits for its image");
+            }
+            tokio::time::sleep(AWAY_PAUSE).await;
         }
     }
 

@@ -38,6 +38,8 @@ struct State {
     starting: u32,
     retired: bool,
     trouble: Trouble,
+    /// What keeps the start that calls wait for from going on.
+    obstacle: Option<Arc<Error>>,
 }
 
 struct Member {
@@ -202,6 +204,7 @@ impl Revision {
         let mut grants = Vec::new();
         {
             let mut state = self.lock();
+            state.obstacle = None;
             if started.is_some() {
                 state.starting = state.starting.saturating_sub(1);
             }
@@ -234,6 +237,7 @@ impl Revision {
         let source = Arc::new(error);
         let failed: Vec<_> = {
             let mut state = self.lock();
+            state.obstacle = None;
             state.starting = state.starting.saturating_sub(1);
             if source.is_of_the_function() {
                 state.trouble.died(Some(source.clone()));
@@ -245,6 +249,19 @@ impl Revision {
         };
         for waiting in failed {
             let _ = waiting.send(Err(self.cannot_start(source.clone())));
+        }
+    }
+
+    /// A start waits for something that is away. Whether that is news.
+    pub fn hindered(&self, error: Error) -> bool {
+        self.lock().obstacle.replace(Arc::new(error)).is_none()
+    }
+
+    /// Why a call has waited in vain: what the start itself waits for, where that is known.
+    pub fn too_slow(&self, waited: Duration) -> Error {
+        match self.lock().obstacle.clone() {
+            Some(source) => self.cannot_start(source),
+            None => Error::TooSlow { name: self.name.clone(), waited },
         }
     }
 

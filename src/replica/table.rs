@@ -164,7 +164,7 @@ impl Replicas {
                 Ok(Ok(Err(Error::Removed { .. }))) => {}
                 Ok(Ok(granted)) => return granted,
                 Ok(Err(_)) => return Err(Error::Stopping),
-                Err(_) => return Err(Error::TooSlow { name: name.clone(), waited: asked.elapsed() }),
+                Err(_) => return Err(revision.too_slow(asked.elapsed())),
             }
         }
         Err(Error::Removed { name: name.clone() })
