@@ -1,6 +1,7 @@
 //! The base's layers in a registry: kept in the repository `fnbuild/base`, mounted from there into a function's own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::OnceCell;
 
@@ -8,6 +9,10 @@ use super::content::{LayerContent, Meter};
 use crate::image::{Base, Layer};
 use crate::oci::{Descriptor, ImageIndex, Repository, Tag};
 use crate::registry::{Error, InMemory, ManifestKind, Mount, Registry};
+
+/// How often a base is pushed to a registry that then lacks a part of it, and how long is waited in between.
+const ROUNDS: usize = 5;
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Where the bases of a registry are.
 const REPOSITORY: &str = "fnbuild/base";
@@ -87,8 +92,19 @@ impl<'a> BaseLayers<'a> {
         Ok(Arrival::Uploaded)
     }
 
-    /// The whole base into its own repository, under its name.
+    /// The whole base into its own repository, under its name. While somebody else brings it there too, docker-registry
+    /// may for a moment not have a layer that either has just uploaded.
     async fn push(&self) -> Result<(), Error> {
+        for _ in 1..ROUNDS {
+            match self.push_once().await {
+                Err(Error::IncompleteManifest { .. }) => tokio::time::sleep(PAUSE).await,
+                pushed => return pushed,
+            }
+        }
+        self.push_once().await
+    }
+
+    async fn push_once(&self) -> Result<(), Error> {
         for (layer, descriptor) in self.base.layers.iter().zip(&self.base.manifest.layers) {
             if !self.registry.has_blob(&self.home, &descriptor.digest, descriptor.size).await? {
                 self.upload(&self.home, layer, descriptor, None).await?;
