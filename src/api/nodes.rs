@@ -1,5 +1,6 @@
 //! The nodes, and what each says of itself.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -38,6 +39,18 @@ impl Api {
         nodes.push(self.node());
         nodes.sort_by(|one, other| one.id.cmp(&other.id));
         Ok(nodes)
+    }
+
+    /// How many replicas of each function are ready on the other nodes.
+    pub(super) async fn ready_elsewhere(&self) -> Result<HashMap<FunctionName, usize>, ApiError> {
+        let mut ready = HashMap::new();
+        let nodes = cluster::nodes(&*self.store).await?;
+        for node in nodes.into_iter().filter(|node| node.id != self.about.id) {
+            for replica in node.replicas.into_iter().filter(|replica| replica.state == "ready") {
+                *ready.entry(replica.function).or_default() += 1;
+            }
+        }
+        Ok(ready)
     }
 
     /// A function's replicas on the other nodes.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::api::{Attached, Attachments, Described};
+use crate::api::{Attached, Attachments, Described, ReplicaState};
 use crate::function::{FunctionName, signature};
 use crate::publish::TITLE;
 
@@ -96,16 +96,22 @@ fn text(function: &Described, attached: &[Attached]) -> anyhow::Result<String> {
         });
         writeln!(text, "\n{}", table(["ATTACHED", "FILE", "DIGEST"], rows))?;
     }
-    let rows = function.replicas.iter().map(|replica| {
+    write!(text, "\n{}", replicas(&function.replicas))?;
+    Ok(text)
+}
+
+/// The replicas of all nodes.
+pub fn replicas(replicas: &[ReplicaState]) -> String {
+    let rows = replicas.iter().map(|replica| {
         let address = format!("{}:{}", replica.address, replica.port);
         let refused = match (replica.out_of_memory, replica.out_of_pids) {
             (0, 0) => "-".to_string(),
             (memory, pids) => format!("memory {memory}, processes {pids}"),
         };
-        [replica.id.clone(), replica.version.to_string(), address, replica.state.clone(), refused]
+        let (id, node, state) = (replica.id.clone(), replica.node.clone(), replica.state.clone());
+        [id, node, replica.version.to_string(), address, state, refused]
     });
-    write!(text, "\n{}", table(["REPLICA", "VERSION", "ADDRESS", "STATE", "REFUSED"], rows))?;
-    Ok(text)
+    table(["REPLICA", "NODE", "VERSION", "ADDRESS", "STATE", "REFUSED"], rows)
 }
 
 /// `func:run(x, y=1)`; without the parentheses where nobody knows what is in them.

@@ -1,28 +1,68 @@
-//! `fnbuild scale NAME REPLICAS`: how many replicas stay up without calls.
+//! `fnbuild scale NAME [REPLICAS]`: how many replicas stay up without calls, and which there are on all nodes.
 
 use http::Method;
+use serde::Serialize;
 
-use crate::api::{Pushed, Scale};
+use crate::api::{Described, Pushed, ReplicaState, Scale};
 use crate::function::FunctionName;
 
 use super::server::{Server, ServerArguments, block_on};
-use super::{Outcome, OutputFormat, Printer};
+use super::{Outcome, OutputFormat, Printer, describe};
 
 #[derive(clap::Args)]
 pub struct Arguments {
     name: FunctionName,
-    replicas: u32,
+    /// How many stay up without calls, over all nodes [default: leave it as it is, and show what runs]
+    replicas: Option<u32>,
     #[command(flatten)]
     server: ServerArguments,
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }
 
+/// What `-o json` prints.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Scaled {
+    /// Missing where nothing was asked for.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pushed: Option<Pushed>,
+    min_scale: u32,
+    max_scale: u32,
+    /// At this moment: those that were asked for may still be on their way.
+    replicas: Vec<ReplicaState>,
+}
+
 pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
     let server = Server::new(&arguments.server)?;
-    let path = format!("/v1/functions/{}/scale", arguments.name);
-    let body = Scale { replicas: arguments.replicas };
-    let pushed: Pushed = block_on(server.call(Method::POST, &path, Some(&body)))?;
-    super::config::print(&pushed, arguments.output, printer)?;
+    let path = format!("/v1/functions/{}", arguments.name);
+    let (pushed, described) = block_on(async {
+        let pushed: Option<Pushed> = match arguments.replicas {
+            Some(replicas) => {
+                Some(server.call(Method::POST, &format!("{path}/scale"), Some(&Scale { replicas })).await?)
+            }
+            None => None,
+        };
+        let described: Described = server.get(&path).await?;
+        anyhow::Ok((pushed, described))
+    })?;
+    let Described { settings, replicas, .. } = described;
+    match arguments.output {
+        OutputFormat::Json => {
+            let (min_scale, max_scale) = (settings.min_scale, settings.max_scale);
+            printer.json(&Scaled { pushed, min_scale, max_scale, replicas })?;
+        }
+        OutputFormat::Text => {
+            if let Some(pushed) = &pushed {
+                super::config::print(pushed, arguments.output, printer)?;
+            }
+            printer.data(format!(
+                "{} to {} replicas\n\n{}",
+                settings.min_scale,
+                settings.max_scale,
+                describe::replicas(&replicas)
+            ));
+        }
+    }
     Ok(Outcome::Success)
 }

@@ -45,6 +45,9 @@ const LEAST_MEMORY: Memory = Memory(4 << 20);
 /// Linux keeps arguments and environment together in a bounded space; a variable has 128 KiB at most.
 const LONGEST_VARIABLE: usize = 128 << 10;
 
+/// More replicas of one function than any cluster of ours has; a slip of the finger shall not start them.
+const LARGEST_SCALE: u32 = 1000;
+
 impl SettingsPatch {
     /// The settings after this patch, checked as a whole.
     pub fn apply(&self, before: &Settings) -> Result<Settings, InvalidSetting> {
@@ -105,6 +108,9 @@ fn check(settings: &Settings) -> Result<(), InvalidSetting> {
     }
     if settings.concurrency == 0 || settings.max_scale == 0 {
         return refuse("0".into(), "a concurrency or a largest scale (at least 1)");
+    }
+    if settings.max_scale > LARGEST_SCALE {
+        return refuse(settings.max_scale.to_string(), "a largest scale of at most 1000");
     }
     if settings.min_scale > settings.max_scale {
         return refuse(settings.min_scale.to_string(), "a smallest scale at or below the largest");
@@ -168,6 +174,7 @@ mod tests {
             r#"{"timeoutMs": 0}"#,
             r#"{"concurrency": 0}"#,
             r#"{"maxScale": 0}"#,
+            r#"{"maxScale": 1001}"#,
             r#"{"minScale": 9, "maxScale": 3}"#,
         ] {
             assert!(patch(json).apply(&Settings::default()).is_err(), "{json}");

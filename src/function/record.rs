@@ -1,6 +1,6 @@
 //! What is remembered of a function: its versions, and which of them is current.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +83,20 @@ pub struct NewVersion {
     pub deployment: Option<Deployment>,
 }
 
+impl NewVersion {
+    /// Whether nothing would change with the other: who pushed the same makes no version of it.
+    pub fn is_the_same_as(&self, other: &Self) -> bool {
+        *self == Self { author: self.author.clone(), ..other.clone() }
+    }
+
+    /// Whether the other is this one with other bounds to the number of its replicas.
+    fn differs_in_scale_alone(&self, other: &Self) -> bool {
+        let Settings { min_scale, max_scale, .. } = other.settings;
+        let settings = Settings { min_scale, max_scale, ..self.settings.clone() };
+        self.settings != other.settings && *other == Self { settings, ..self.clone() }
+    }
+}
+
 impl FunctionRecord {
     /// The record of a function's first version.
     pub fn first(name: FunctionName, image: NewVersion, created: String) -> Self {
@@ -136,16 +150,27 @@ impl FunctionRecord {
         Ok(())
     }
 
-    /// Gives up the oldest versions until at most `keep` are left; never one that calls go to.
+    /// Gives up versions until at most `keep` are left; never one that calls go to. First go those that the next one
+    /// differs from in its scale alone, so that scaling again and again pushes nothing out that one would go back to;
+    /// then the oldest.
     pub fn retire(&mut self, keep: usize) -> Vec<Version> {
         let mut surplus = self.versions.len().saturating_sub(keep.max(1));
+        let pairs = self.versions.iter().zip(self.versions.iter().skip(1));
+        let scaled = pairs.filter(|(version, next)| version.image.differs_in_scale_alone(&next.image));
+        let scaled: BTreeSet<VersionNumber> = scaled.map(|(version, _)| version.number).collect();
         let (current, split) = (self.current, &self.split);
-        let may_go = |version: &mut Version| {
-            let goes = surplus > 0 && version.number != current && !split.contains_key(&version.number);
-            surplus -= usize::from(goes);
-            goes
-        };
-        self.versions.extract_if(.., may_go).collect()
+        let mut retired = Vec::new();
+        for first in [true, false] {
+            let may_go = |version: &mut Version| {
+                let number = version.number;
+                let is_called = number == current || split.contains_key(&number);
+                let goes = surplus > 0 && !is_called && (!first || scaled.contains(&number));
+                surplus -= usize::from(goes);
+                goes
+            };
+            retired.extend(self.versions.extract_if(.., may_go));
+        }
+        retired
     }
 }
 
@@ -194,5 +219,28 @@ mod tests {
         assert_eq!(numbers(&record.versions), [1, 2, 5]);
         assert_eq!(record.retire(0), []);
         assert_eq!(record.push(record.versions[0].image.clone(), String::new()), 7, "no number comes back");
+    }
+
+    #[test]
+    fn scaling_pushes_nothing_out_that_one_would_go_back_to() {
+        let mut record = record(2);
+        let code = |record: &mut FunctionRecord, code: &[u8]| {
+            let image = NewVersion { digest: Digest::of(code), ..record.versions[0].image.clone() };
+            record.push(image, String::new());
+        };
+        let scale = |record: &mut FunctionRecord, least: u32| {
+            let mut image = record.current().unwrap().image.clone();
+            image.settings.min_scale = least;
+            record.push(image, String::new());
+        };
+        code(&mut record, b"three");
+        for least in 1..=3 {
+            scale(&mut record, least);
+        }
+        code(&mut record, b"seven");
+        assert_eq!(numbers(&record.retire(5)), [3, 4]);
+        assert_eq!(numbers(&record.versions), [1, 2, 5, 6, 7]);
+        assert_eq!(numbers(&record.retire(2)), [5, 1, 2]);
+        assert_eq!(numbers(&record.versions), [6, 7]);
     }
 }

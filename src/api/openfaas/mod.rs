@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::logs::{ndjson, since};
 use super::{Api, ApiError};
-use crate::function::{FunctionName, NAMESPACE};
+use crate::function::{FunctionName, FunctionRecord, NAMESPACE};
 use crate::replica::LogQuery;
 use deploy::FunctionDeployment;
 use status::FunctionStatus;
@@ -54,7 +54,9 @@ async fn list(
 ) -> Result<Json<Vec<FunctionStatus>>, ApiError> {
     check_namespace(within.namespace.as_deref())?;
     let records = api.changes.all().await?;
-    Ok(Json(records.iter().filter_map(|record| api.function_status(record)).collect()))
+    let elsewhere = api.ready_elsewhere().await?;
+    let ready = |record: &FunctionRecord| elsewhere.get(&record.name).copied().unwrap_or(0);
+    Ok(Json(records.iter().filter_map(|record| api.function_status(record, ready(record))).collect()))
 }
 
 async fn describe(
@@ -65,7 +67,8 @@ async fn describe(
     check_namespace(within.namespace.as_deref())?;
     let name = named(&name)?;
     let record = api.changes.get(&name).await?.record;
-    api.function_status(&record).map(Json).ok_or(ApiError::NoFunction { name })
+    let elsewhere = api.ready_elsewhere().await?.get(&name).copied().unwrap_or(0);
+    api.function_status(&record, elsewhere).map(Json).ok_or(ApiError::NoFunction { name })
 }
 
 async fn deploy(State(api): Shared, body: Bytes) -> Result<StatusCode, ApiError> {

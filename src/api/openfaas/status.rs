@@ -41,11 +41,17 @@ pub(super) struct FunctionStatus {
 
 impl Api {
     /// `None` for a record whose current version is gone.
-    pub(super) fn function_status(&self, record: &FunctionRecord) -> Option<FunctionStatus> {
+    /// `elsewhere`: replicas of the other nodes that are ready.
+    pub(super) fn function_status(
+        &self,
+        record: &FunctionRecord,
+        elsewhere: usize,
+    ) -> Option<FunctionStatus> {
         let version = &record.current()?.image;
         let settings = &version.settings;
         let all = self.replicas.list(&record.name);
-        let ready = all.iter().filter(|replica| replica.state == ReplicaState::Ready).count() as u64;
+        let ready = all.iter().filter(|replica| replica.state == ReplicaState::Ready).count() + elsewhere;
+        let ready = ready as u64;
         let mut env_vars = settings.env.clone();
         let env_process = env_vars.remove(PROCESS).unwrap_or_default();
         let mut labels = settings.labels.clone();
