@@ -142,12 +142,13 @@ impl Changes {
             let current = stored.as_ref().and_then(|stored| stored.record.current());
             let image = next(current)?;
             if let (Some(stored), Some(version)) = (&stored, current)
-                && version.image == image
+                && version.image.is_the_same_as(&image)
             {
                 let (record, version) = (stored.record.clone(), version.clone());
                 let warnings = self.tag(&record).await;
                 return Ok(Changed { record, version, unchanged: true, warnings });
             }
+            self.announce(name, &image);
             self.prepare(&image).await?;
             let created = now();
             let (record, retired) = match &stored {
@@ -326,6 +327,16 @@ impl Changes {
             Err(StoreError::Conflict { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Lets the other nodes fetch the image while it is fetched and unpacked here. Nothing waits for it.
+    fn announce(&self, name: &FunctionName, image: &NewVersion) {
+        let (store, name, image) = (Arc::clone(&self.store), name.clone(), image.clone());
+        tokio::spawn(async move {
+            if let Err(error) = store.announce(&name, &image).await {
+                tracing::debug!(%error, %name, "the other nodes are not told in advance");
+            }
+        });
     }
 
     async fn prepare(&self, image: &NewVersion) -> Result<(), ApiError> {

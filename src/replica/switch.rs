@@ -15,7 +15,7 @@ use super::revision::Revision;
 use super::serving::Serving;
 use super::table::{Replicas, Route};
 use super::{Error, logs};
-use crate::function::{FunctionName, FunctionRecord};
+use crate::function::{FunctionName, FunctionRecord, NewVersion};
 use crate::store::Change;
 
 /// Between two attempts to watch a store that does not let itself be watched.
@@ -196,10 +196,13 @@ impl Replicas {
     pub(super) async fn follow(self: Arc<Self>, mut changes: BoxStream<'static, Change>) {
         loop {
             let Some(change) = self.stopping.run_until_cancelled(changes.next()).await else { return };
-            self.survey.is_due();
+            if !matches!(change, Some(Change::Coming { .. })) {
+                self.survey.is_due();
+            }
             match change {
                 Some(Change::Written(stored)) => self.follow_one(&stored.record.name).await,
                 Some(Change::Deleted { name, .. }) => self.follow_one(&name).await,
+                Some(Change::Coming { name, image }) => self.fetch_ahead(&name, *image),
                 Some(Change::Missed) => self.catch_up().await,
                 None => {
                     if let Ok(again) = self.changes().await {
@@ -210,6 +213,21 @@ impl Replicas {
                 }
             }
         }
+    }
+
+    /// The image of a version that some node is about to record, if this node runs the function: so that it is there
+    /// when the record is.
+    fn fetch_ahead(self: &Arc<Self>, name: &FunctionName, image: NewVersion) {
+        if !self.revisions(name).iter().any(|revision| revision.is_alive()) {
+            return;
+        }
+        let replicas = self.clone();
+        self.tasks.spawn(async move {
+            let fetched = replicas.starter.images.prepare(&image);
+            if let Some(Err(error)) = replicas.stopping.run_until_cancelled(fetched).await {
+                tracing::debug!(error = &error as &dyn std::error::Error, "an image is not fetched ahead");
+            }
+        });
     }
 
     async fn follow_one(self: &Arc<Self>, name: &FunctionName) {

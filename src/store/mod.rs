@@ -16,7 +16,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use tokio::sync::broadcast;
 
-use crate::function::{FunctionName, FunctionRecord};
+use crate::function::{FunctionName, FunctionRecord, NewVersion};
 
 pub use error::StoreError;
 pub use etcd::{EtcdOptions, EtcdStore, EtcdTls, EtcdUser};
@@ -26,6 +26,9 @@ pub use value::{LARGEST_VALUE, StoredValue, ValueKey, ValuePage};
 
 /// How many changes a watcher may be behind before it has to list again.
 const WATCH_BACKLOG: usize = 1024;
+
+/// The kind of the values in which nodes say what they are about to record.
+const COMING: &str = "coming";
 
 /// Orders the writes of one store: every write has a higher revision than all before it, deletions included.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -54,6 +57,11 @@ pub enum Change {
         name: FunctionName,
         revision: Revision,
     },
+    /// Some node is about to record a version of this image.
+    Coming {
+        name: FunctionName,
+        image: Box<NewVersion>,
+    },
     /// The watcher was too slow, or history was compacted: what it knows may be stale, and it has to list again.
     Missed,
 }
@@ -74,6 +82,12 @@ pub trait FunctionStore: Send + Sync {
 
     /// Removes a record that must still have the `expected` revision: [`StoreError::Conflict`] if it has not.
     async fn delete(&self, name: &FunctionName, expected: Revision) -> Result<(), StoreError>;
+
+    /// Lets those who watch at other nodes know that a version of this image is about to be recorded. It may be lost:
+    /// nothing but time depends on it.
+    async fn announce(&self, _name: &FunctionName, _image: &NewVersion) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Every change acknowledged from here on, in the order of revisions. Who needs the state too lists after
     /// this returns.

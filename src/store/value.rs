@@ -9,7 +9,7 @@ use super::{Revision, StoreError};
 pub const LARGEST_VALUE: usize = 1 << 20;
 
 /// The kinds that speak of processes which run now: no part of an export.
-const OF_NOW: [&str; 2] = ["node", "cluster"];
+const OF_NOW: [&str; 3] = ["node", "cluster", super::COMING];
 
 /// `KIND/KEY`: the kind says which room a value belongs to, the key which of its values it is.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -29,9 +29,13 @@ impl ValueKey {
         &self.0
     }
 
+    pub fn kind(&self) -> &str {
+        self.0.split_once('/').map_or("", |(kind, _)| kind)
+    }
+
     /// Whether it means nothing once the processes are gone that wrote it.
     pub fn is_of_now(&self) -> bool {
-        self.0.split_once('/').is_some_and(|(kind, _)| OF_NOW.contains(&kind))
+        OF_NOW.contains(&self.kind())
     }
 
     /// What follows the kind.

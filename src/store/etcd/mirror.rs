@@ -14,8 +14,9 @@ use sled::Tree;
 use tokio::sync::{broadcast, watch};
 
 use super::keys::{Range, Slot};
+use crate::function::{FunctionName, NewVersion};
 use crate::store::trees::Trees;
-use crate::store::{Change, Revision, StoreError, WATCH_BACKLOG, changes_of, codec};
+use crate::store::{COMING, Change, Revision, StoreError, WATCH_BACKLOG, changes_of, codec};
 
 const POSITION: &str = "mirror-position";
 const ORIGIN: &str = "mirror-origin";
@@ -42,6 +43,13 @@ pub struct Event {
     pub slot: Slot,
     pub revision: Revision,
     pub bytes: Option<Vec<u8>>,
+}
+
+/// What stands in a value of the kind `coming`.
+#[derive(Serialize, Deserialize)]
+pub struct Coming {
+    pub name: FunctionName,
+    pub image: Box<NewVersion>,
 }
 
 impl Mirror {
@@ -213,7 +221,15 @@ impl Mirror {
 }
 
 fn change_of(event: Event) -> Option<Change> {
-    let Slot::Function(name) = event.slot else { return None };
+    let name = match event.slot {
+        Slot::Function(name) => name,
+        // One that another release of fnbuild wrote and this one cannot read is no loss.
+        Slot::Value(key) if key.kind() == COMING => {
+            let Coming { name, image } = serde_json::from_slice(&event.bytes?).ok()?;
+            return Some(Change::Coming { name, image });
+        }
+        Slot::Value(_) => return None,
+    };
     let Some(bytes) = event.bytes else {
         return Some(Change::Deleted { name, revision: event.revision });
     };

@@ -22,10 +22,10 @@ use futures_util::stream::BoxStream;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::function::{FunctionName, FunctionRecord};
+use crate::function::{FunctionName, FunctionRecord, NewVersion};
 
 use super::value::{LARGEST_VALUE, StoredValue, ValueKey, ValuePage};
-use super::{Change, FunctionStore, Page, Revision, StoreError, Stored, codec};
+use super::{COMING, Change, FunctionStore, Page, Revision, StoreError, Stored, codec};
 use follow::Follower;
 use keys::Slot;
 use members::{Attempted, Members};
@@ -188,6 +188,15 @@ impl FunctionStore for EtcdStore {
 
     async fn delete(&self, name: &FunctionName, expected: Revision) -> Result<(), StoreError> {
         self.swap(Slot::Function(name.clone()), Some(expected), None).await.map(drop)
+    }
+
+    async fn announce(&self, name: &FunctionName, image: &NewVersion) -> Result<(), StoreError> {
+        // One value for each node, gone with it: watchers are told of every write, and nobody reads it later.
+        let Some(lease) = *self.lease.lock().await else { return Ok(()) };
+        let bytes =
+            serde_json::to_vec(&mirror::Coming { name: name.clone(), image: Box::new(image.clone()) });
+        let bytes = bytes.map_err(|source| StoreError::Unwritable { name: name.clone(), source })?;
+        self.put_leased(&ValueKey::new(COMING, &format!("{lease:x}"))?, &bytes).await
     }
 
     async fn watch(&self) -> Result<BoxStream<'static, Change>, StoreError> {
