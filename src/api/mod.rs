@@ -39,7 +39,7 @@ pub use error::ApiError;
 pub use exec::{Channel, EXEC_PROTOCOL, Frame, read_frame, write_frame};
 pub use guard::is_foreign;
 pub use secrets::{SecretNamed, SecretWritten};
-pub use upload::{LOCK_HEADER, LONGEST_LIST, REQUIREMENTS_HEADER, SETTINGS_HEADER};
+pub use upload::{AUTHOR_HEADER, LOCK_HEADER, LONGEST_LIST, REQUIREMENTS_HEADER, SETTINGS_HEADER};
 
 /// No JSON that the API takes is longer.
 const LARGEST_JSON: usize = 1 << 20;

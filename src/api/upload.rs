@@ -26,6 +26,9 @@ use crate::publish::{Order, lock_beside};
 /// The header that carries changes to the settings, as JSON.
 pub const SETTINGS_HEADER: &str = "x-fnbuild-settings";
 
+/// The header that says who pushes.
+pub const AUTHOR_HEADER: &str = "x-fnbuild-author";
+
 /// The headers that carry a list of packages and a lock from beside the source, in base64.
 pub const REQUIREMENTS_HEADER: &str = "x-fnbuild-requirements";
 pub const LOCK_HEADER: &str = "x-fnbuild-lock";
@@ -65,13 +68,14 @@ pub async fn upload(
     let entry = about.entry.as_deref().map(str::parse::<EntryPoint>).transpose();
     let entry = entry.map_err(|error| ApiError::Request { what: format!("entry: {error}") })?;
     let settings = settings(request.headers())?;
+    let author = request.headers().get(AUTHOR_HEADER).and_then(|who| Some(who.to_str().ok()?.to_string()));
     let module = about.filename.as_deref().map(module_file).transpose()?;
     let said = said_form(request.headers());
     let lists = Lists::of(request.headers())?;
     let (folder, source) = api.spool(said, module, request).await?;
     let requirements = lists.keep(&folder, &source)?;
     let (base, no_deps) = (about.base, about.no_deps);
-    let order = Order { source, entry, base, requirements, no_deps, settings };
+    let order = Order { source, entry, base, requirements, no_deps, settings, author };
     detached(async move {
         let request = api.workshop.make(&name, order).await?;
         drop(folder);

@@ -3,6 +3,7 @@
 //! Data goes to stdout, everything else to stderr, and only through [`output`]. Exit codes: 0; 1 it failed; 2 wrong
 //! usage; 3 the function itself answered with an error.
 
+mod author;
 mod base;
 mod build;
 mod completions;

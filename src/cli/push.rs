@@ -234,6 +234,9 @@ async fn push_source(
         .request(Method::PUT, &path)
         .header(http::header::CONTENT_TYPE, kind)
         .header(api::SETTINGS_HEADER, settings);
+    if let Ok(author) = http::HeaderValue::try_from(super::author::author()) {
+        request = request.header(api::AUTHOR_HEADER, author);
+    }
     for (name, list) in lists.headers {
         request = request.header(name, list);
     }

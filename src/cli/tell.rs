@@ -19,6 +19,7 @@ pub fn version(job: &Job, pushed: &PushedImage, settings: SettingsPatch) -> Vers
         parameters: pushed.parameters.clone(),
         packages: pushed.packages.iter().flat_map(|report| report.packages.clone()).collect(),
         settings,
+        author: Some(super::author::author()),
     }
 }
 

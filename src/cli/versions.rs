@@ -24,9 +24,10 @@ pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> 
             let rows = versions.versions.iter().rev().map(|version| {
                 let current = if version.number == versions.current { "*" } else { "" };
                 let digest = version.image.digest.short().to_string();
-                [current.into(), version.number.to_string(), version.created.clone(), digest]
+                let author = version.image.author.clone().unwrap_or_else(|| "-".into());
+                [current.into(), version.number.to_string(), version.created.clone(), digest, author]
             });
-            printer.data(table(["", "VERSION", "CREATED", "IMAGE"], rows));
+            printer.data(table(["", "VERSION", "CREATED", "IMAGE", "BY"], rows));
         }
     }
     Ok(Outcome::Success)

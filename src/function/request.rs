@@ -23,13 +23,23 @@ pub struct VersionRequest {
     pub packages: Vec<Package>,
     #[serde(default)]
     pub settings: SettingsPatch,
+    /// Who pushes, as the client says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author: Option<String>,
 }
+
+/// What is kept of who pushed: enough for a name and a machine, and nothing that would disturb a terminal.
+const LONGEST_AUTHOR: usize = 128;
 
 impl VersionRequest {
     /// The version that it asks for, with the settings that the patch came to.
     pub fn with_settings(&self, settings: Settings) -> NewVersion {
         let Self { repository, digest, source, base, entry, parameters, packages, .. } = self.clone();
-        let (author, deployment) = (None, None);
+        let author = self.author.as_ref().map(|author| {
+            let visible = author.chars().filter(|c| !c.is_control());
+            visible.take(LONGEST_AUTHOR).collect()
+        });
+        let deployment = None;
         NewVersion {
             repository,
             digest,

@@ -35,6 +35,8 @@ pub struct Order {
     pub requirements: Option<PathBuf>,
     pub no_deps: bool,
     pub settings: SettingsPatch,
+    /// Who asks for it.
+    pub author: Option<String>,
 }
 
 impl Workshop {
@@ -76,6 +78,7 @@ impl Workshop {
             parameters: pushed.parameters,
             packages: pushed.packages.map(|report| report.packages).unwrap_or_default(),
             settings: order.settings,
+            author: order.author,
         })
     }
 }
