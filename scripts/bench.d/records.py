@@ -1,15 +1,23 @@
 #!/usr/bin/env python3
-"""The record stores: start, memory, lookups and pages with few and with many records; writes per second with one and with 64
-writers, against etcd's own puts in the same run. Writes the table "records" of docs/benchmarks.md.
+"""The record stores, and how fast several nodes follow them. Writes the tables "records" of docs/benchmarks.md.
 
-Needs etcd (Debian). The stores are measured by benches/records.rs, one process for each measurement, so that memory is of that
-alone; the server by `fnbuild serve` itself, if --fnbuild names one and containerd runs.
+- stores: start, memory, lookups and pages with few and with many records; writes per second with one and with 64 writers, against
+  etcd's own puts in the same run. Measured by benches/records.rs, one process for each measurement, so that memory is of that alone;
+  start and memory of the server by `fnbuild serve` itself.
+- nodes: three nodes over three members of etcd and one registry, all on this machine. After each push or rollback, from its
+  acknowledgement until a call at the slowest node answers with the new version.
+
+Needs root, etcd, docker-registry and containerd; the program is --fnbuild, or FNBUILD_BENCH_PROGRAM.
 """
-import argparse, json, os, pathlib, shutil, signal, socket, subprocess, tempfile, time, urllib.request
+import argparse, concurrent.futures, http.client, json, os, pathlib, shutil, signal, socket, subprocess, sys, tempfile, time
+import urllib.request
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from build import Registry
+from run import Server
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TABLE = ROOT / "docs/benchmarks.md"
-BEGIN, END = "<!-- records: written by scripts/bench records -->", "<!-- records: end -->"
 
 
 def free_port():
@@ -29,18 +37,22 @@ def built(options):
 
 
 class Etcd:
-    def __init__(self, folder):
-        self.url = f"http://127.0.0.1:{free_port()}"
-        peer = f"http://127.0.0.1:{free_port()}"
-        command = ["etcd", "--name", "bench", "--data-dir", str(folder), "--log-level", "error", "--listen-client-urls", self.url,
-                   "--advertise-client-urls", self.url, "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
-                   "--initial-cluster", f"bench={peer}", "--quota-backend-bytes", str(4 << 30)]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    """So many members, on ports of their own."""
+
+    def __init__(self, folder, members=1):
+        clients, peers = ([f"http://127.0.0.1:{free_port()}" for _ in range(members)] for _ in range(2))
+        cluster = ",".join(f"m{at}={peer}" for at, peer in enumerate(peers))
+        self.urls, self.processes = clients, []
+        for at, (client, peer) in enumerate(zip(clients, peers)):
+            command = ["etcd", "--name", f"m{at}", "--data-dir", str(folder / f"m{at}"), "--log-level", "error", "--listen-client-urls", client,
+                       "--advertise-client-urls", client, "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
+                       "--initial-cluster", cluster, "--quota-backend-bytes", str(4 << 30)]
+            self.processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
 
     def __enter__(self):
         for _ in range(300):
             try:
-                if b"true" in urllib.request.urlopen(self.url + "/health", timeout=1).read():
+                if all(b"true" in urllib.request.urlopen(url + "/health", timeout=1).read() for url in self.urls):
                     return self
             except OSError:
                 pass
@@ -48,17 +60,19 @@ class Etcd:
         raise SystemExit("etcd does not start")
 
     def __exit__(self, *_):
-        self.process.terminate()
-        self.process.wait()
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
+            process.wait()
 
 
-def server(options, data):
-    """Milliseconds until `fnbuild serve` is healthy over these records, and its memory in MiB then and 5 s later."""
+def server(options, data, *flags):
+    """Milliseconds until `fnbuild serve` is healthy over these records, and the most memory that it had by 5 s later, in MiB."""
     port = free_port()
     common = {**os.environ, "FNBUILD_DATA_DIR": str(data), "FNBUILD_REGISTRY": f"127.0.0.1:{free_port()}",
               "FNBUILD_NAMESPACE": f"fnbuild-bench-{port}", "FNBUILD_POOL": "0"}
     begun = time.monotonic()
-    process = subprocess.Popen([options.fnbuild, "serve", "--listen", f"127.0.0.1:{port}"], env=common,
+    process = subprocess.Popen([options.fnbuild, "serve", "--listen", f"127.0.0.1:{port}", *flags], env=common,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while True:
@@ -80,7 +94,7 @@ def server(options, data):
     return started, peak
 
 
-def measure(options, work):
+def stores(options, work):
     bench = built(options)
 
     def run(*arguments):
@@ -95,22 +109,28 @@ def measure(options, work):
     for writers in (1, 64):
         taken[f"sled{writers}"] = run("write", many, nothing, writers)["per_second"]
     with Etcd(work / "etcd") as etcd:
-        mirror = work / "mirror"
-        run("fill", etcd.url, mirror, options.records)
-        taken["etcd"] = run("read", etcd.url, mirror)
+        url, mirror = etcd.urls[0], work / "mirror"
+        run("fill", url, mirror, options.records)
+        taken["etcd"] = run("read", url, mirror)
         for writers in (1, 64):
             pairs = []
             for _ in range(options.rounds):
-                raw = run("raw", etcd.url, writers)["per_second"]
-                pairs.append((run("write", etcd.url, mirror, writers)["per_second"], raw))
+                raw = run("raw", url, writers)["per_second"]
+                pairs.append((run("write", url, mirror, writers)["per_second"], raw))
             taken[f"etcd{writers}"] = sorted(pairs, key=lambda pair: pair[0] / pair[1])[len(pairs) // 2]
-    if shutil.which(options.fnbuild):
-        data = work / "data"
-        data.mkdir()
-        (data / "format").write_text("1\n")
-        many.rename(data / "records")
-        taken["server"] = server(options, data)
+        taken["server of etcd"] = server(options, folder(work / "node", mirror, "mirror"), "--etcd", url)
+        shutil.rmtree(work / "node/mirror")
+        taken["first start"] = server(options, work / "node", "--etcd", url)
+    taken["server of sled"] = server(options, folder(work / "alone", many, "records"))
     return taken
+
+
+def folder(data, store, name):
+    """A data folder that a server has used, with this store in it."""
+    data.mkdir()
+    (data / "format").write_text("1\n")
+    store.rename(data / name)
+    return data
 
 
 def rows(taken, records):
@@ -119,10 +139,12 @@ def rows(taken, records):
     yield f"open the mirror of etcd, {records:,} records", f"{etcd['start_ms']} ms", f"{etcd['start_ms'] / 2000:.2f} of 2 s", "< 1"
     yield f"peak memory, sled, {records:,} records", f"{many['peak_mib']} MiB", f"{many['peak_mib'] / 150:.2f} of 150 MiB", "< 1"
     yield f"peak memory, mirror, {records:,} records", f"{etcd['peak_mib']} MiB", f"{etcd['peak_mib'] / 150:.2f} of 150 MiB", "< 1"
-    if "server" in taken:
-        started, peak = taken["server"]
-        yield f"`fnbuild serve` until it answers, {records:,} records", f"{started:.0f} ms", f"{started / 2000:.2f} of 2 s", "< 1"
-        yield f"`fnbuild serve`, peak memory, {records:,} records", f"{peak:.0f} MiB", f"{peak / 150:.2f} of 150 MiB", "< 1"
+    for kind in ("sled", "etcd"):
+        started, peak = taken[f"server of {kind}"]
+        yield f"`fnbuild serve` over {kind} until it answers, {records:,} records", f"{started:.0f} ms", f"{started / 2000:.2f} of 2 s", "< 1"
+        yield f"`fnbuild serve` over {kind}, peak memory, {records:,} records", f"{peak:.0f} MiB", f"{peak / 150:.2f} of 150 MiB", "< 1"
+    started, peak = taken["first start"]
+    yield f"a node that joins, until it answers: it copies {records:,} records", f"{started:.0f} ms, {peak:.0f} MiB", "", ""
     ratio = many["lookup_us"] / few["lookup_us"]
     yield f"a lookup among {records:,}, against 100", f"{many['lookup_us']:.1f} µs", f"{ratio:.2f} of {few['lookup_us']:.1f} µs", "≈ 1"
     ratio = etcd["lookup_us"] / few["lookup_us"]
@@ -136,31 +158,121 @@ def rows(taken, records):
                f"{ours / raw:.2f} of raw puts, {raw:,.0f}/s", goal)
 
 
-def write(lines, about):
+def call(port, method, path, body=None, kind="application/json"):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request(method, path, body, {"Content-Type": kind} if body else {})
+    answer = connection.getresponse()
+    said = answer.read()
+    connection.close()
+    return answer.status, said.decode()
+
+
+def change(port, name, code=None):
+    """A push of this code, or a rollback to the version before; gives the moment at which it is acknowledged."""
+    if code is None:
+        status, said = call(port, "POST", f"/v1/functions/{name}/rollback", "{}")
+    else:
+        status, said = call(port, "PUT", f"/v1/functions/{name}?filename=func.py", code, "text/x-python")
+    acknowledged = time.perf_counter()
+    if status not in (200, 201):
+        raise SystemExit(f"a change was refused: {status} {said}")
+    return acknowledged
+
+
+def answers(port, name, wanted):
+    """The moment at which a call there has been answered so."""
+    while True:
+        answered = call(port, "POST", f"/function/{name}", "{}")
+        if answered == (200, wanted):
+            return time.perf_counter()
+        if answered[0] != 200:
+            raise SystemExit(f"a call failed: {answered}")
+
+
+def nodes(options, work):
+    """For pushes and for rollbacks: milliseconds from the acknowledgement until the slowest node answers with the new version."""
+    code = "def run():\n    return {}\n".format
+    registry, servers = Registry(work), []
+    taken = {"push": [], "rollback": []}
+    try:
+        with Etcd(work, 3) as etcd, concurrent.futures.ThreadPoolExecutor(3) as threads:
+            try:
+                for _ in range(3):
+                    flags = [f"--etcd={','.join(etcd.urls)}", f"--secret-key-file={work / 'key'}", "--notice=0s"]
+                    servers.append(Server(options.fnbuild, registry, pathlib.Path(options.data_dir) / "bases", *flags))
+                    servers[-1].start()
+                ports = [server.port for server in servers]
+                servers[0].push("f", "--min-scale", "3", "--max-scale", "6", code=code(0))
+                for port in ports:
+                    answers(port, "f", "0")
+                for turn in range(options.changes):
+                    # Not faster than people do it, and each time at another node.
+                    time.sleep(options.pause)
+                    kind = "rollback" if turn % 2 else "push"
+                    number = turn // 2 + 1
+                    wanted = str(number - 1 if turn % 2 else number)
+                    acknowledged = change(ports[turn % 3], "f", None if turn % 2 else code(number))
+                    there = threads.map(lambda port: answers(port, "f", wanted), ports)
+                    taken[kind].append((max(there) - acknowledged) * 1000)
+            finally:
+                for server in servers:
+                    server.stop()
+    finally:
+        registry.stop()
+    return taken
+
+
+def rows_of_nodes(taken, _):
+    def percentile(times, share):
+        return sorted(times)[min(len(times) - 1, int(len(times) * share))]
+
+    both = taken["push"] + taken["rollback"]
+    for name, times, goal in (("pushes", taken["push"], ""), ("rollbacks", taken["rollback"], ""), ("both", both, "p95 < 200 ms")):
+        figures = [f"{percentile(times, share):.0f} ms" for share in (0.5, 0.95)]
+        yield f"{len(times)} {name}", *figures, f"{max(times):.0f} ms", goal
+
+
+PARTS = {
+    "stores": (stores, rows, "| what | figure | ratio | to reach |"),
+    "nodes": (nodes, rows_of_nodes, "| served by all of three nodes after | p50 | p95 | slowest | to reach |"),
+}
+
+
+def write(part, lines, about):
+    begin, end = f"<!-- records {part}: written by scripts/bench records -->", f"<!-- records {part}: end -->"
     page = TABLE.read_text()
-    if BEGIN not in page:
-        page = page.rstrip() + f"\n\n## Records\n\n{BEGIN}\n{END}\n"
-    head, rest = page.split(BEGIN, 1)
-    tail = rest.split(END, 1)[1]
-    TABLE.write_text(head + BEGIN + "\n" + about + "\n\n" + "\n".join(lines) + "\n" + END + tail)
+    if "\n## Records\n" not in page:
+        page = page.rstrip() + "\n\n## Records\n"
+    if begin not in page:
+        page = page.rstrip() + f"\n\n{begin}\n{end}\n"
+    head, rest = page.split(begin, 1)
+    tail = rest.split(end, 1)[1]
+    TABLE.write_text(head + begin + "\n" + about + "\n\n" + "\n".join(lines) + "\n" + end + tail)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", default="stores,nodes", help="which of them, with commas between")
     parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=3, help="of each comparison with raw puts; the median counts")
-    parser.add_argument("--bench", help="benches/records.rs, built already")
-    parser.add_argument("--fnbuild", default=str(ROOT / "target/release/fnbuild"))
+    parser.add_argument("--changes", type=int, default=50, help="pushes and rollbacks, by turns")
+    parser.add_argument("--pause", type=float, default=2.0, help="seconds between two of them")
+    parser.add_argument("--bench", default=os.environ.get("FNBUILD_BENCH_RECORDS"), help="benches/records.rs, built already")
+    default = os.environ.get("FNBUILD_BENCH_PROGRAM", str(ROOT / "target/release/fnbuild"))
+    parser.add_argument("--fnbuild", default=default)
+    parser.add_argument("--data-dir", default=os.environ.get("FNBUILD_DATA_DIR", "/var/lib/fnbuild"), help="where the bases are")
     parser.add_argument("--machine", default="two shared cores")
     parser.add_argument("--dry", action="store_true", help="leave docs/benchmarks.md as it is")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="fnbuild-bench.") as work:
-        taken = measure(options, pathlib.Path(work))
-    lines = ["| what | figure | ratio | to reach |", "|---|---|---|---|"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows(taken, options.records)]
-    print("\n".join(lines))
-    if not options.dry:
-        write(lines, f"{options.machine.capitalize()}, {time.strftime('%Y-%m-%d')}.")
+    for part in options.parts.split(","):
+        measure, table, heading = PARTS[part]
+        with tempfile.TemporaryDirectory(prefix="fnbuild-bench.") as work:
+            taken = measure(options, pathlib.Path(work))
+        lines = [heading, "|" + "---|" * (heading.count("|") - 1)]
+        lines += ["| " + " | ".join(row) + " |" for row in table(taken, options.records)]
+        print("\n".join(lines), flush=True)
+        if not options.dry:
+            write(part, lines, f"{options.machine.capitalize()}, {time.strftime('%Y-%m-%d')}.")
 
 
 if __name__ == "__main__":

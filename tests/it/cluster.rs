@@ -1,53 +1,26 @@
-//! Several nodes over one etcd and one registry: what one does, all serve; and what goes on when something is away.
+//! Several nodes over one etcd and one registry: what one does, all serve. What goes on when something fails is in
+//! `faults`.
 
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::support::balancer::Balancer;
-use crate::support::cluster::Cluster;
+use crate::support::callers::Callers;
+use crate::support::cluster::{Cluster, PATIENCE};
 use crate::support::server::FnbuildServer;
 use crate::support::{fnbuild, run, run_failing, wait_until};
-
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn answers(cluster: &Cluster, node: usize, target: &str) -> (u16, String) {
-    cluster.nodes[node].call(target, &json!({}))
-}
-
-/// Waits until every node answers so.
-#[track_caller]
-fn all_answer(cluster: &Cluster, target: &str, status: u16, body: &str) {
-    for node in 0..cluster.nodes.len() {
-        wait_until(&format!("{body} from node {node}"), PATIENCE, || {
-            let (found, text) = answers(cluster, node, target);
-            found == status && text.contains(body)
-        });
-    }
-}
-
-/// The nodes on which replicas of a version run, in order.
-fn hosts(cluster: &Cluster, at: usize, name: &str, version: u64) -> Vec<String> {
-    let described = cluster.told(at, &["describe", name]);
-    let replicas = described["replicas"].as_array().unwrap().iter();
-    let of_version = replicas.filter(|replica| replica["version"] == version && replica["state"] == "ready");
-    let mut nodes: Vec<String> = of_version.map(|replica| replica["node"].as_str().unwrap().into()).collect();
-    nodes.sort();
-    nodes
-}
 
 #[test]
 fn what_one_node_is_told_all_serve() {
     let cluster = Cluster::start(3, 1);
     assert_eq!(cluster.push(0, "f", 1, &[])["version"], 1);
-    all_answer(&cluster, "f", 200, "1");
+    cluster.all_answer("f", 200, "1");
     assert_eq!(cluster.push(1, "f", 2, &[])["version"], 2);
-    all_answer(&cluster, "f", 200, "2");
+    cluster.all_answer("f", 200, "2");
     run(cluster.nodes[2].command().args(["rollback", "f"]));
-    all_answer(&cluster, "f", 200, "1");
-    all_answer(&cluster, "f@2", 200, "2");
+    cluster.all_answer("f", 200, "1");
+    cluster.all_answer("f@2", 200, "2");
 
     // The nodes know of each other, and of each other's replicas.
     let ready = || -> Vec<Value> {
@@ -60,12 +33,12 @@ fn what_one_node_is_told_all_serve() {
     // Scales are the cluster's: three that stay are one on each, and one at most is on one alone.
     run(cluster.nodes[0].command().args(["config", "f", "--min-scale", "3", "--max-scale", "3"]));
     wait_until("a replica on each node", PATIENCE, || {
-        let mut hosts = hosts(&cluster, 2, "f", 3);
+        let mut hosts = cluster.hosts(2, "f", 3);
         hosts.dedup();
         hosts.len() == 3
     });
     cluster.push(0, "single", 7, &["--max-scale", "1"]);
-    let told: Vec<_> = (0..3).map(|node| answers(&cluster, node, "single")).collect();
+    let told: Vec<_> = (0..3).map(|node| cluster.answer(node, "single")).collect();
     assert_eq!(
         told.iter().filter(|(status, body)| (*status, body.as_str()) == (200, "7")).count(),
         1,
@@ -78,7 +51,7 @@ fn what_one_node_is_told_all_serve() {
     assert!(headers.to_lowercase().contains("retry-after: 1"), "{headers}");
 
     run(cluster.nodes[1].command().args(["delete", "f"]));
-    all_answer(&cluster, "f", 404, "no function f");
+    cluster.all_answer("f", 404, "no function f");
 }
 
 #[test]
@@ -90,17 +63,17 @@ fn calls_are_divided_and_old_versions_are_given_up_at_every_node() {
         command
     };
     let first = cluster.push(0, "f", 1, &["--max-scale", "4"]);
-    cluster.push(1, "f", 2, &[]);
+    let second = cluster.push(1, "f", 2, &[]);
     let bad = run_failing(&mut command(0, &["route", "f", "--to", "1=90"]), 1);
     assert!(bad.contains("come to 90"), "{bad}");
     run(&mut command(0, &["route", "f", "--to", "1=90", "--to", "2=10"]));
     for node in 0..2 {
         wait_until("the division", PATIENCE, || cluster.told(node, &["describe", "f"])["split"]["1"] == 90);
         wait_until("both versions", PATIENCE, || {
-            let counts = (0..20).filter(|_| answers(&cluster, node, "f").1 == "2").count();
+            let counts = (0..20).filter(|_| cluster.answer(node, "f").1 == "2").count();
             counts == 2
         });
-        let twos = (0..100).filter(|_| answers(&cluster, node, "f").1 == "2").count();
+        let twos = (0..100).filter(|_| cluster.answer(node, "f").1 == "2").count();
         assert_eq!(twos, 10, "exactly its percent");
     }
     // A push takes no calls from a split; a rollback ends it.
@@ -108,7 +81,7 @@ fn calls_are_divided_and_old_versions_are_given_up_at_every_node() {
     assert!(told.status.success());
     assert_eq!(cluster.told(1, &["describe", "f"])["split"]["1"], 90);
     run(&mut command(1, &["rollback", "f", "2"]));
-    all_answer(&cluster, "f", 200, "2");
+    cluster.all_answer("f", 200, "2");
 
     // Four versions are kept: the first goes, with its image.
     for number in 10..12 {
@@ -118,47 +91,80 @@ fn calls_are_divided_and_old_versions_are_given_up_at_every_node() {
     let numbers: Vec<_> =
         versions["versions"].as_array().unwrap().iter().map(|v| v["number"].clone()).collect();
     assert_eq!(numbers, (2..=5).map(Value::from).collect::<Vec<_>>());
-    assert_eq!(answers(&cluster, 0, "f@1").0, 404);
-    let digest = first["digest"].as_str().unwrap();
-    let manifest = format!("http://{}/v2/fn/f/manifests/{digest}", cluster.nodes[0].registry().host());
-    let mut curl = Command::new("curl");
-    assert_eq!(run(curl.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", &manifest])), "404");
+    assert_eq!(cluster.answer(0, "f@1").0, 404);
+    let digest = |pushed: &Value| pushed["digest"].as_str().unwrap().to_string();
+    assert_eq!(cluster.registry.status_of("fn/f", &digest(&first)), "404");
+    assert_eq!(cluster.registry.status_of("fn/f", &digest(&second)), "200");
 }
 
 #[test]
-fn calls_go_on_while_etcd_is_gone_and_everything_catches_up() {
-    let mut cluster = Cluster::start(2, 1);
-    cluster.push(0, "f", 1, &[]);
-    all_answer(&cluster, "f", 200, "1");
-    cluster.etcd.stop();
-    wait_until("readyz to say so", PATIENCE, || {
-        let (status, told) = cluster.nodes[1].get("/readyz");
-        status == 503 && told.contains("etcd")
+fn pushes_at_two_nodes_at_once_get_a_version_each_and_the_later_one_is_served() {
+    let cluster = Cluster::start(2, 1);
+    let versions: Vec<u64> = std::thread::scope(|scope| {
+        let push = |node: usize, returns: u32| {
+            let cluster = &cluster;
+            scope.spawn(move || {
+                cluster.push(node, "f", returns, &["--max-scale", "4"])["version"].as_u64().unwrap()
+            })
+        };
+        [push(0, 10), push(1, 11)].map(|pushed| pushed.join().unwrap()).into()
     });
-    for node in 0..2 {
-        assert_eq!(answers(&cluster, node, "f"), (200, "1".into()));
+    let mut sorted = versions.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted, [1, 2]);
+    // Neither is mixed up with the other, at any node.
+    for (pusher, version) in versions.iter().enumerate() {
+        cluster.all_answer(&format!("f@{version}"), 200, &(10 + pusher).to_string());
     }
-    let refused = run_failing(cluster.nodes[0].command().args(["config", "f", "-e", "A=1"]), 1);
-    assert!(refused.contains("etcd") && refused.contains("nothing was lost"), "{refused}");
-    assert_eq!(cluster.told(0, &["versions", "f"])["current"], 1);
+    let later = versions.iter().position(|version| *version == 2).unwrap();
+    cluster.all_answer("f", 200, &(10 + later).to_string());
+}
 
-    cluster.etcd.start_member(0);
-    cluster.etcd.wait_until_healthy();
-    for node in &cluster.nodes {
-        wait_until("the node to be ready again", PATIENCE, || node.get("/readyz").0 == 200);
-    }
-    cluster.push(0, "f", 2, &[]);
-    all_answer(&cluster, "f", 200, "2");
+/// A function that takes as many seconds as it is told.
+const SLOW: &str = "import time\n\n\ndef run(seconds=0):\n    time.sleep(seconds)\n    return 7\n";
 
-    // A node that was away while history was compacted has what came and what went.
-    cluster.nodes[1].kill();
-    cluster.push(0, "f", 3, &[]);
-    cluster.push(0, "new", 9, &[]);
-    let revision = cluster.etcd.revision().to_string();
-    run(cluster.etcd.etcdctl().args(["compact", &revision]));
-    cluster.nodes[1].start_again();
-    all_answer(&cluster, "f", 200, "3");
-    all_answer(&cluster, "new", 200, "9");
+#[test]
+fn a_node_at_its_limit_or_on_its_way_out_says_so_and_its_calls_go_elsewhere() {
+    let cluster = Cluster::start_with(2, 1, &["--max-replicas", "1"]);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("func.py"), SLOW).unwrap();
+    let flags = ["--name", "slow", "--concurrency", "1", "--max-scale", "2"];
+    run(cluster.nodes[0].command().arg("push").arg(folder.path()).args(flags));
+    cluster.push(0, "other", 9, &["--max-scale", "2"]);
+    // What a balancer sees of a call that is not taken.
+    let refused = |node: usize, why: &str| {
+        let (_, told) = cluster.nodes[node].curl(&["-i", "-d", "{}", "/function/other"]);
+        let told = told.to_lowercase();
+        told.contains(" 503 ") && told.contains("retry-after: 1") && told.contains(why)
+    };
+    let slow = |node: usize| cluster.nodes[node].call("slow", &json!({ "seconds": 8 }));
+    std::thread::scope(|scope| {
+        let busy = scope.spawn(|| slow(0));
+        wait_until("the node to be full", PATIENCE, || {
+            let (status, told) = cluster.nodes[0].get("/readyz?calls");
+            status == 503 && told.contains("at its limit")
+        });
+        assert!(refused(0, "no room"));
+        assert_eq!(cluster.answer(1, "other"), (200, "9".into()), "the other node has room");
+        assert_eq!(busy.join().unwrap(), (200, "7".into()));
+    });
+    wait_until("the node to have room", PATIENCE, || cluster.nodes[0].get("/readyz?calls").0 == 200);
+
+    std::thread::scope(|scope| {
+        let busy = scope.spawn(|| slow(1));
+        let in_flight =
+            || cluster.told(1, &["nodes"]).as_array().unwrap().iter().any(|n| n["load"]["inFlight"] == 1);
+        wait_until("the call to be there", PATIENCE, in_flight);
+        let pid = nix::unistd::Pid::from_raw(cluster.nodes[1].pid().cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        wait_until("the node to say that it stops", PATIENCE, || {
+            let (status, told) = cluster.nodes[1].get_or_nothing("/readyz?calls");
+            status == 503 && told.contains("is stopping")
+        });
+        wait_until("the node to take no more calls", PATIENCE, || refused(1, "is stopping"));
+        assert_eq!(busy.join().unwrap(), (200, "7".into()), "what it works on it finishes");
+    });
+    assert_eq!(cluster.answer(0, "other"), (200, "9".into()));
 }
 
 #[test]
@@ -248,40 +254,17 @@ fn the_doctor_finds_what_does_not_agree_and_repairs_what_follows_the_record() {
 fn rolls(start: impl Fn(&[u16]) -> Balancer) {
     let mut cluster = Cluster::start(3, 1);
     cluster.push(0, "f", 1, &["--max-scale", "6"]);
-    all_answer(&cluster, "f", 200, "1");
+    cluster.all_answer("f", 200, "1");
     let ports: Vec<u16> = cluster.nodes.iter().map(|node| node.port()).collect();
     let balancer = start(&ports);
-    let (done, calls) = (AtomicBool::new(false), AtomicU32::new(0));
     let url = format!("http://127.0.0.1:{}/function/f", balancer.port);
-    let failed: Vec<String> = std::thread::scope(|scope| {
-        let callers: Vec<_> = (0..3)
-            .map(|_| {
-                scope.spawn(|| {
-                    let mut failed = Vec::new();
-                    while !done.load(Ordering::Relaxed) {
-                        let mut curl = Command::new("curl");
-                        curl.args(["-sS", "--max-time", "60", "-w", " %{http_code}", "-d", "{}", &url]);
-                        let answer = curl.output().unwrap();
-                        let text = String::from_utf8_lossy(&answer.stdout).into_owned();
-                        calls.fetch_add(1, Ordering::Relaxed);
-                        if text != "1 200" {
-                            failed.push(format!("{text} {}", String::from_utf8_lossy(&answer.stderr)));
-                        }
-                    }
-                    failed
-                })
-            })
-            .collect();
-        for node in &mut cluster.nodes {
-            let before = calls.load(Ordering::Relaxed);
-            node.stop();
-            node.start_again();
-            wait_until("more calls", PATIENCE, || calls.load(Ordering::Relaxed) > before + 20);
-        }
-        done.store(true, Ordering::Relaxed);
-        callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect()
-    });
-    assert!(failed.is_empty(), "{} of {} calls: {failed:?}", failed.len(), calls.load(Ordering::Relaxed));
+    let callers = Callers::start(&[url.clone(), url.clone(), url], &["1"]);
+    for node in &mut cluster.nodes {
+        node.stop();
+        node.start_again();
+        callers.wait_for(20);
+    }
+    callers.finish();
 }
 
 #[test]

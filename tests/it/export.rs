@@ -3,12 +3,14 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use fnbuild::export::{Engine, Exported, manifests};
 use fnbuild::function::{Memory, Settings};
 use serde_json::Value;
 
-use crate::support::{free_port, run};
+use crate::support::server::FnbuildServer;
+use crate::support::{free_port, run, wait_until};
 
 fn exported() -> Vec<Exported> {
     let mut settings = Settings { cpu_millis: 1500, memory: Memory(128 << 20), ..Settings::default() };
@@ -113,7 +115,7 @@ impl Project {
 
 impl Drop for Project {
     fn drop(&mut self) {
-        let _ = self.command().args(["down", "--volumes", "--timeout", "1"]).output();
+        let _ = self.command().args(["down", "--rmi", "all", "--volumes", "--timeout", "1"]).output();
     }
 }
 
@@ -130,4 +132,46 @@ fn compose_reads_its_file_and_every_value_comes_back() {
     let strange = &exported()[0].settings.env["STRANGE"];
     assert_eq!(service["environment"]["STRANGE"], strange.replace('$', "$$"));
     assert_eq!((&service["read_only"], &service["pids_limit"]), (&Value::Bool(true), &Value::from(256)));
+}
+
+#[test]
+fn compose_brings_an_exported_function_up_and_it_answers_as_it_did_here() {
+    let server = FnbuildServer::start_with(&["--pool", "0"]);
+    let project = Project { folder: tempfile::tempdir().unwrap(), name: format!("fnbuild{}", free_port()) };
+    let code = "import os\n\n\ndef run(x, y):\n    secret = open('/run/secrets/api-key').read()\n    \
+                return f\"{x + y} {os.environ['GREETING']} {secret}\"\n";
+    let source = project.folder.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("func.py"), code).unwrap();
+    let secrets = project.folder.path().join("secrets");
+    std::fs::create_dir(&secrets).unwrap();
+    std::fs::write(secrets.join("api-key"), "sealed").unwrap();
+    let secret = secrets.join("api-key");
+    run(server.command().args(["secret", "create", "api-key", "--from-file"]).arg(&secret));
+    let push = ["--name", "greeter", "-e", "GREETING=hello, $USER", "--secret", "api-key"];
+    run(server.command().arg("push").arg(&source).args(push));
+    let sum = serde_json::json!({ "x": 1, "y": 2 });
+    let answer = (200, "\"3 hello, $USER sealed\"".to_string());
+    assert_eq!(server.call("greeter", &sum), answer);
+
+    let yaml = run(server.command().args(["export", "greeter", "--as", "compose"]));
+    // Its port on this machine is a wish; what else the test's machine has there is no part of it.
+    let port = free_port();
+    let moved = yaml.replace("127.0.0.1:8081:8081", &format!("127.0.0.1:{port}:8081"));
+    assert_ne!(yaml, moved);
+    std::fs::write(project.folder.path().join("compose.yaml"), moved).unwrap();
+    run(project.command().args(["up", "--detach"]));
+    let container = run(project.command().args(["ps", "-q", "greeter"]));
+    let inspect = |what: &str| run(Command::new("docker").args(["inspect", "--format", what, &container]));
+    wait_until("the function to be healthy", Duration::from_secs(90), || {
+        inspect("{{.State.Health.Status}}") == "healthy"
+    });
+    let url = format!("http://127.0.0.1:{port}/");
+    let json = ["-sS", "-w", "%{http_code}", "-H", "Content-Type: application/json", "-d"];
+    let told = run(Command::new("curl").args(json).arg(sum.to_string()).arg(&url));
+    assert_eq!(told, format!("{}200", answer.1));
+    assert_eq!(
+        inspect("{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.Config.User}}"),
+        "true [ALL] 65532:65532"
+    );
 }

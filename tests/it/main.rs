@@ -9,6 +9,7 @@ mod cluster;
 mod dependencies;
 mod etcd;
 mod export;
+mod faults;
 mod gateway;
 mod house;
 mod memory;

@@ -2,109 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::support::containerd::{Containerd, unmount_below};
 use crate::support::registry::DockerRegistry;
 use crate::support::server::FnbuildServer;
-use crate::support::{Server, run, wait_until};
+use crate::support::{run, wait_until};
 
 const ADD: &str = "examples/add";
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A containerd of the test's own, with everything below one folder.
-struct Containerd {
-    folder: tempfile::TempDir,
-    process: Option<Server>,
-}
-
-impl Containerd {
-    fn start() -> Self {
-        let mut containerd = Self { folder: tempfile::tempdir().unwrap(), process: None };
-        containerd.start_again();
-        containerd
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("containerd.sock")
-    }
-
-    fn state(&self) -> PathBuf {
-        self.folder.path().join("state")
-    }
-
-    fn start_again(&mut self) {
-        let config = self.folder.path().join("config.toml");
-        std::fs::write(&config, "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n").unwrap();
-        let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
-        let mut command = Command::new("containerd");
-        command.arg("--config").arg(&config).arg("--address").arg(self.socket());
-        command.arg("--root").arg(self.folder.path().join("root")).arg("--state").arg(self.state());
-        self.process = Some(Server::start(command.stdout(Stdio::null()).stderr(log)));
-        wait_until("containerd to answer", PATIENCE, || self.ctr(&["version"]).is_some());
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill();
-        }
-    }
-
-    fn ctr(&self, arguments: &[&str]) -> Option<String> {
-        let output =
-            Command::new("ctr").arg("--address").arg(self.socket()).args(arguments).output().unwrap();
-        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
-    }
-
-    /// The shims that work for it, and all that they started.
-    fn processes(&self) -> Vec<i32> {
-        let socket = self.socket();
-        let each = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
-            let pid = entry.file_name().to_str()?.parse::<i32>().ok()?;
-            let line = std::fs::read(entry.path().join("cmdline")).ok()?;
-            let mine =
-                line.windows(socket.as_os_str().len()).any(|w| w == socket.as_os_str().as_encoded_bytes());
-            let shim = line.starts_with(b"/usr/bin/containerd-shim") || line.starts_with(b"containerd-shim");
-            (mine && shim).then_some(pid)
-        });
-        let mut all: Vec<i32> = each.collect();
-        let mut at = 0;
-        while let Some(parent) = all.get(at).copied() {
-            let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
-            all.extend(
-                children.unwrap_or_default().split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()),
-            );
-            at += 1;
-        }
-        all
-    }
-}
-
-impl Drop for Containerd {
-    fn drop(&mut self) {
-        self.kill();
-        for pid in self.processes() {
-            let _ =
-                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
-        }
-        unmount_below(self.folder.path());
-    }
-}
-
-fn mounts_below(folder: &Path) -> Vec<String> {
-    let table = std::fs::read_to_string("/proc/self/mounts").unwrap();
-    let points = table.lines().filter_map(|line| line.split(' ').nth(1)).map(str::to_string);
-    points.filter(|point| Path::new(point).starts_with(folder)).collect()
-}
-
-fn unmount_below(folder: &Path) {
-    for point in mounts_below(folder).iter().rev() {
-        let _ = nix::mount::umount2(point.as_str(), nix::mount::MntFlags::MNT_DETACH);
-    }
-}
 
 fn folder_id(server: &FnbuildServer) -> String {
     std::fs::read_to_string(server.data_dir().join("id")).unwrap().trim().to_string()
@@ -236,11 +146,7 @@ fn after_the_machine_was_off_everything_answers_again() {
 
     // What a reboot takes: processes, mounts, namespaces, interfaces, rules, and what lies below /run.
     server.kill();
-    containerd.kill();
-    for pid in containerd.processes() {
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
-    }
-    wait_until("the shims to be gone", PATIENCE, || containerd.processes().is_empty());
+    containerd.kill_with_everything();
     unmount_below(&containerd.state());
     std::fs::remove_dir_all(containerd.state()).unwrap();
     for entry in std::fs::read_dir("/run/netns").unwrap().flatten() {

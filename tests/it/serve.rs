@@ -163,7 +163,25 @@ fn a_killed_server_comes_back_with_its_records_and_its_replicas() {
     server.start_again();
     assert_eq!(told(&server, &["describe", "add"])["replicas"][0]["id"], replica, "it is adopted");
     assert_eq!(server.call("add", &json!({ "x": 2, "y": 2 })), (200, "4".into()));
-    assert_eq!(told(&server, &["push", ADD])["unchanged"], true);
+    // The same from somebody else is the same.
+    let version = || told(&server, &["versions", "add"])["versions"][0].clone();
+    let before = version();
+    run(server.command().env_remove("SUDO_USER").env("USER", "somebody-else").args(["push", ADD]));
+    assert_eq!(version(), before);
+    assert!(before["author"].as_str().unwrap().contains('@'), "{before}");
+    for what in ["number", "digest", "source", "base", "settings", "created"] {
+        assert!(!before[what].is_null(), "{what} of {before}");
+    }
+
+    // Records that are gone are told, and nothing is begun anew in their place.
+    server.stop();
+    let (records, aside) = (server.data_dir().join("records"), server.data_dir().join("aside"));
+    std::fs::rename(&records, &aside).unwrap();
+    assert_told(&run_failing(&mut server.serve(), 1), "there is no record store", "from a backup");
+    assert!(!records.exists());
+    std::fs::rename(&aside, &records).unwrap();
+    server.start_again();
+    assert_eq!(server.call("add", &json!({ "x": 2, "y": 3 })), (200, "5".into()));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What every store promises, tested once for all of them, and what sled alone promises.
 
-use fnbuild::function::{FunctionRecord, NewVersion};
+use fnbuild::function::{FORMAT, FunctionRecord, NewVersion};
 use fnbuild::oci::Digest;
 use fnbuild::store::{
     Change, FunctionStore, LARGEST_VALUE, Revision, SledStore, StoreError, Stored, ValueKey,
@@ -128,6 +128,7 @@ async fn watchers_see_changes_in_order(store: &dyn FunctionStore) {
                 assert_eq!(name, watched.name);
                 revisions.push(revision);
             }
+            Change::Coming { .. } => panic!("nobody announced anything"),
             Change::Missed => panic!("three changes are not too many"),
         }
     }
@@ -246,6 +247,23 @@ async fn a_store_that_cannot_be_read_is_an_error_and_never_an_empty_start() {
     drop(database);
     let error = SledStore::open(&folder).err().unwrap();
     assert!(matches!(&error, StoreError::Unreadable { key, .. } if key == "add"), "{error}");
+}
+
+#[tokio::test]
+async fn a_record_of_a_newer_format_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("records");
+    let store = new_store(&folder);
+    store.create(&record("old")).await.unwrap();
+    store.create(&FunctionRecord { format: FORMAT + 1, ..record("newer") }).await.unwrap();
+    assert!(store.get(&record("old").name).await.is_ok());
+    let error = store.get(&record("newer").name).await.unwrap_err();
+    assert!(matches!(&error, StoreError::NewerRecord { key, .. } if key == "newer"), "{error}");
+    drop(store);
+    // A server does not start over what it cannot read.
+    let error = SledStore::open(&folder).err().unwrap();
+    assert!(matches!(&error, StoreError::NewerRecord { key, .. } if key == "newer"), "{error}");
+    assert!(error.hint().unwrap().contains("newer fnbuild"));
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Debian's etcd as child processes: one member or several, in a folder of their own.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -54,6 +55,28 @@ impl Etcd {
 
     pub fn kill(&mut self, index: usize) {
         self.members[index].server = None;
+    }
+
+    /// `kill -9`.
+    pub fn crash(&mut self, index: usize) {
+        if let Some(mut server) = self.members[index].server.take() {
+            server.kill();
+        }
+    }
+
+    /// Where the members listen for clients.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.members.iter().map(|member| SocketAddr::from(([127, 0, 0, 1], member.client))).collect()
+    }
+
+    /// The member that leads, as etcd itself says.
+    pub fn leader(&self) -> usize {
+        let status = run(self.etcdctl().args(["endpoint", "status", "-w", "json"]));
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        let leads = |member: &serde_json::Value| {
+            member["Status"]["leader"] == member["Status"]["header"]["member_id"]
+        };
+        status.as_array().unwrap().iter().position(leads).expect("one leads")
     }
 
     /// Ends all members; what they had on disk stays.

@@ -3,9 +3,12 @@
 
 pub mod balancer;
 pub mod base;
+pub mod callers;
 pub mod cluster;
+pub mod containerd;
 pub mod etcd;
 pub mod faulty;
+pub mod link;
 pub mod registry;
 pub mod server;
 

@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -17,15 +18,14 @@ pub const PASSWORD: &str = "correct horse";
 
 /// Killed when dropped.
 pub struct DockerRegistry {
-    child: Child,
+    child: Mutex<Child>,
     pub address: SocketAddr,
     pub dir: TempDir,
 }
 
 impl Drop for DockerRegistry {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 
@@ -91,17 +91,9 @@ impl DockerRegistry {
             );
             let file = dir.path().join("config.yml");
             std::fs::write(&file, config).unwrap();
-            let log = std::fs::File::create(dir.path().join("log")).unwrap();
-            let mut child = Command::new("docker-registry")
-                .arg("serve")
-                .arg(&file)
-                .stdin(Stdio::null())
-                .stdout(log.try_clone().unwrap())
-                .stderr(log)
-                .spawn()
-                .expect("docker-registry is installed");
+            let mut child = serving(dir.path());
             if listens(&mut child, address) {
-                return Self { child, address, dir };
+                return Self { child: Mutex::new(child), address, dir };
             }
         }
         panic!(
@@ -110,10 +102,42 @@ impl DockerRegistry {
         );
     }
 
+    /// `kill -9`; what it holds stays on the disk.
+    pub fn kill(&self) {
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
+    /// Starts it again on the same port, with what it had.
+    pub fn start_again(&self) {
+        let mut child = serving(self.dir.path());
+        assert!(listens(&mut child, self.address), "somebody took the registry's port");
+        *self.child.lock().unwrap() = child;
+    }
+
+    /// What it answers to a question for a manifest.
+    pub fn status_of(&self, repository: &str, reference: &str) -> String {
+        let url = format!("http://{}/v2/{repository}/manifests/{reference}", self.host());
+        // Without it, docker-registry denies what it has.
+        let accept = "Accept: application/vnd.oci.image.manifest.v1+json";
+        let code = ["-s", "-o", "/dev/null", "-w", "%{http_code}", "-H", accept, &url];
+        String::from_utf8(output(Command::new("curl").args(code))).unwrap()
+    }
+
     /// `HOST:PORT`.
     pub fn host(&self) -> String {
         self.address.to_string()
     }
+}
+
+/// docker-registry with the configuration in this folder.
+fn serving(folder: &Path) -> Child {
+    let log = std::fs::File::create(folder.join("log")).unwrap();
+    let mut command = Command::new("docker-registry");
+    command.arg("serve").arg(folder.join("config.yml")).stdin(Stdio::null());
+    let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn();
+    child.expect("docker-registry is installed")
 }
 
 pub fn free_address() -> SocketAddr {
