@@ -2,6 +2,7 @@
 //!
 //! Everything that can be refused without touching a service is refused here; nothing is opened or made.
 
+mod access;
 mod data_folder;
 mod etcd;
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 use crate::function::parse_duration as duration;
 use crate::network::{Egress, Subnet};
 
+pub use access::{AccessArguments, AccessConfig, AuthMode, TlsFiles};
 pub use data_folder::{DataFolder, DataFolderError};
 pub use etcd::EtcdArguments;
 
@@ -21,7 +23,7 @@ const EMBEDDED_REGISTRY: &str = "localhost:5000";
 /// What `fnbuild serve` can be told.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ConfigArguments {
-    /// Where to listen; may be given more than once. Beyond loopback the trigger alone is answered
+    /// Where to listen; may be given more than once
     #[arg(
         long,
         env = "FNBUILD_LISTEN",
@@ -30,6 +32,8 @@ pub struct ConfigArguments {
         value_name = "ADDRESS"
     )]
     listen: Vec<SocketAddr>,
+    #[command(flatten)]
+    access: AccessArguments,
     /// The registry that images are pushed to and pulled from [default: one of its own on localhost:5000]
     #[arg(long, env = "FNBUILD_REGISTRY", value_name = "HOST[:PORT]")]
     registry: Option<String>,
@@ -129,6 +133,7 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// At least one, none twice.
     pub listen: Vec<SocketAddr>,
+    pub access: AccessConfig,
     pub registry: RegistryConfig,
     /// Not where the records are in the data folder.
     pub etcd: EtcdArguments,
@@ -191,6 +196,8 @@ pub enum ConfigError {
     Twice { address: SocketAddr },
     #[error("--namespace {name:?} is no containerd namespace: letters, digits and single . _ - between them")]
     Namespace { name: String },
+    #[error("--tls-cert and --tls-key go together")]
+    HalfTls,
     #[error("{flag} must not be zero")]
     Zero { flag: &'static str },
     #[error(
@@ -240,6 +247,7 @@ impl ConfigArguments {
         Ok(Config {
             data_dir,
             listen: self.listen,
+            access: self.access.check()?,
             registry: RegistryConfig { host, embedded, plain_http, insecure, ca },
             etcd: self.etcd,
             secret_key_file,

@@ -8,11 +8,12 @@
 //! |---|---|---|---|
 //! | 7 | [`cli`] | one file per verb: parse, call, print | all |
 //! | 7 | [`serve`], [`config`] | the validated configuration; assembles the rooms, stops them in order | all but `cli` |
-//! | 6 | [`api`] | the management REST API | `cluster`, `publish`, `replica`, `secrets`, `store`, `function`, `oci` |
+//! | 6 | [`api`] | the management REST API | `auth`, `cluster`, `publish`, `replica`, `secrets`, `store`, `function`, `oci` |
 //! | 5 | [`gateway`] | the HTTP trigger: route, wait for a replica, proxy | `replica`, `function` |
 //! | 5 | [`registry_server`] | the embedded OCI registry | `oci` |
 //! | 4 | [`publish`] | the one way from a source to a pushed image | `base`, `dependencies`, `registry`, `image`, `source`, `function`, `oci` |
 //! | 4 | [`replica`] | from a record to an answering address | `cluster`, `containerd`, `network`, `registry`, `secrets`, `store`, `function`, `oci` |
+//! | 4 | [`auth`] | tokens and roles: who may do what, and what was done | `store` |
 //! | 4 | [`export`] | a record as Kubernetes, Knative or compose manifests | `function`, `oci` |
 //! | 4 | [`cluster`] | the nodes that share a store, and each one's share of a function's scale | `store`, `function` |
 //! | 3 | [`containerd`] | the gRPC calls: leases, content, unpack, images, runtime spec, tasks | `oci` |
@@ -32,6 +33,7 @@
 //! alone join them.
 
 pub mod api;
+pub mod auth;
 pub mod base;
 pub mod cli;
 pub mod cluster;

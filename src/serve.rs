@@ -4,11 +4,12 @@
 //! registry that is away is no such thing: what was pulled before can be served without it.
 
 mod embedded;
+mod gate;
 mod listeners;
 mod member;
 mod router;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,10 +19,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{About, Api, Changes};
+use crate::auth::{AuthError, Tokens};
 use crate::base;
 use crate::cluster::{Cluster, Membership};
 use crate::config::{Config, DataFolder, DataFolderError};
-use crate::gateway::{Gateway, Limits, listen};
+use crate::gateway::{Gateway, Limits, Tls, TlsError, listen};
 use crate::publish::{Published, Workshop};
 use crate::registry::{self, Access, Registry, Remembered};
 use crate::replica::{self, FolderId, NetworkSettings, ReplicaConfig, Replicas, ScaleSettings, WallSettings};
@@ -29,6 +31,7 @@ use crate::secrets::{SecretError, SecretKey, Secrets};
 use crate::source;
 use crate::store::{EtcdStore, FunctionStore, SledStore, StoreError};
 use embedded::Embedded;
+use gate::Gate;
 pub use listeners::Listeners;
 use member::Member;
 use router::Router;
@@ -42,6 +45,10 @@ pub enum ServeError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Secrets(#[from] SecretError),
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error(transparent)]
     Replicas(#[from] replica::Error),
     #[error(transparent)]
@@ -75,6 +82,7 @@ impl ServeError {
             Self::Folder(error) => error.hint(),
             Self::Store(error) => error.hint(),
             Self::Secrets(error) => error.hint(),
+            Self::Auth(error) => error.hint(),
             Self::Replicas(error) => error.hint(),
             Self::Registry(error) => error.hint(),
             Self::Listen { source, .. } => match source.kind() {
@@ -88,7 +96,7 @@ impl ServeError {
             Self::RegistryPort { .. } => {
                 Some("free that port, or name a registry with --registry HOST[:PORT]".into())
             }
-            Self::System { .. } => None,
+            Self::Tls(_) | Self::System { .. } => None,
         }
     }
 }
@@ -113,6 +121,9 @@ pub struct Server {
     router: Arc<Router>,
     replicas: Arc<Replicas>,
     embedded: Option<Embedded>,
+    tls: Option<Arc<Tls>>,
+    /// What whoever starts it should know of tokens.
+    notes: Vec<String>,
     /// Where there are other nodes.
     member: Option<Member>,
     /// Given back last.
@@ -149,6 +160,12 @@ impl Server {
         {
             listeners.add(address)?;
         }
+        let functions = IpAddr::from(replicas.gateway());
+        let tls = config.access.tls.clone();
+        let tls =
+            tls.map(|files| Tls::load(files.certificate, files.key, functions)).transpose()?.map(Arc::new);
+        let tokens = Tokens::new(Arc::clone(&store));
+        let (gate, notes) = Gate::start(&config, tokens.clone(), functions).await?;
         let published = Published::new(Arc::clone(&registry));
         let uploads = config.data_dir.join("uploads");
         empty_folder(&uploads)
@@ -162,12 +179,13 @@ impl Server {
             ),
             store,
             secrets,
+            tokens,
             replicas: Arc::clone(&replicas),
             cluster: Arc::clone(&cluster),
             published,
             workshop: workshop(&config, registry),
             about: About {
-                url: url(&listeners),
+                url: url(&listeners, tls.is_some()),
                 id: id.to_string(),
                 namespace: config.namespace.clone(),
                 host: host_name(),
@@ -182,16 +200,33 @@ impl Server {
             idle_timeout: config.idle_timeout,
         };
         let gateway = Gateway::new(Arc::clone(&replicas), limits);
-        let router = Arc::new(Router::new(gateway, Arc::clone(&api)));
+        let router = Arc::new(Router::new(gateway, Arc::clone(&api), Arc::new(gate)));
         let sockets = listeners.serving();
         let sockets = sockets.map_err(|source| ServeError::System { step: "serve its listeners", source })?;
         let member = shared.map(|store| Member::start(Membership::new(store, cluster), Arc::clone(&api)));
-        Ok(Self { config, listeners, sockets, api, router, replicas, embedded, member, _folder: folder })
+        Ok(Self {
+            config,
+            listeners,
+            sockets,
+            api,
+            router,
+            replicas,
+            embedded,
+            tls,
+            notes,
+            member,
+            _folder: folder,
+        })
     }
 
     /// Where it listens, ports that were free to choose included.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.addresses()
+    pub fn urls(&self) -> Vec<String> {
+        self.listeners.addresses().iter().map(|address| url_of(address, self.tls.is_some())).collect()
+    }
+
+    /// What there is to know of tokens, if management takes any.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// What became of the registry that comes with the server, unless another one was named.
@@ -221,12 +256,21 @@ impl Server {
         let serving: Vec<_> = self
             .sockets
             .into_iter()
-            .map(|(listener, address)| {
-                let service = router::service(Arc::clone(&self.router), address);
+            .map(|(listener, _)| {
+                let service = router::service(Arc::clone(&self.router));
                 let stopped = stop.clone().cancelled_owned();
-                tokio::spawn(listen(listener, Arc::new(service), stopped, self.config.drain))
+                tokio::spawn(listen(
+                    listener,
+                    self.tls.clone(),
+                    Arc::new(service),
+                    stopped,
+                    self.config.drain,
+                ))
             })
             .collect();
+        if let Some(tls) = self.tls {
+            tokio::spawn(tls.follow(stop.clone()));
+        }
         let ending = shutdown.await;
         self.api.stopping.store(true, Ordering::Relaxed);
         // A server that is handed over is there again before anybody notices.
@@ -295,8 +339,14 @@ fn host_name() -> String {
 }
 
 /// Where people find the trigger: at the first listener.
-fn url(listeners: &Listeners) -> String {
-    listeners.addresses().first().map(|address| format!("http://{address}")).unwrap_or_default()
+fn url(listeners: &Listeners, tls: bool) -> String {
+    listeners.addresses().first().map(|address| url_of(address, tls)).unwrap_or_default()
+}
+
+/// Loopback takes plain HTTP too, which needs no certificate for it.
+fn url_of(address: &SocketAddr, tls: bool) -> String {
+    let scheme = if tls && !address.ip().is_loopback() { "https" } else { "http" };
+    format!("{scheme}://{address}")
 }
 
 fn registry_of(config: &Config) -> Result<Registry, registry::Error> {

@@ -81,6 +81,9 @@ pub struct Described {
     /// Percent of the calls for each version; empty where all go to the current one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub split: BTreeMap<VersionNumber, u32>,
+    /// Whether calls have to bring a token.
+    #[serde(default)]
+    pub require_token: bool,
     /// All numbers that can be rolled back to, oldest first.
     pub versions: Vec<VersionNumber>,
     pub replicas: Vec<ReplicaState>,

@@ -80,7 +80,7 @@ impl Changes {
                 });
             }
         }
-        self.advance(name, |before| {
+        self.advance(name, request.settings.require_token, |before| {
             let settings = before.map(|version| version.image.settings.clone()).unwrap_or_default();
             Ok(request.with_settings(request.settings.apply(&settings)?))
         })
@@ -95,7 +95,7 @@ impl Changes {
         image: &NewVersion,
         update: bool,
     ) -> Result<Changed, ApiError> {
-        self.advance(name, |before| match before {
+        self.advance(name, None, |before| match before {
             None if update => Err(ApiError::NoFunction { name: name.clone() }),
             _ => Ok(image.clone()),
         })
@@ -104,12 +104,12 @@ impl Changes {
 
     /// A new version of the current image, with other settings.
     pub async fn configure(&self, name: &FunctionName, patch: &SettingsPatch) -> Result<Changed, ApiError> {
-        self.adjust(name, |settings| Ok(patch.apply(settings)?)).await
+        self.adjust(name, patch.require_token, |settings| Ok(patch.apply(settings)?)).await
     }
 
     /// A new version of the current image, of which so many replicas stay up.
     pub async fn scale(&self, name: &FunctionName, replicas: u32) -> Result<Changed, ApiError> {
-        self.adjust(name, |settings| {
+        self.adjust(name, None, |settings| {
             let max_scale = settings.max_scale.max(replicas);
             let patch =
                 SettingsPatch { min_scale: Some(replicas), max_scale: Some(max_scale), ..Default::default() };
@@ -121,19 +121,21 @@ impl Changes {
     async fn adjust(
         &self,
         name: &FunctionName,
+        require_token: Option<bool>,
         settings: impl Fn(&Settings) -> Result<Settings, ApiError>,
     ) -> Result<Changed, ApiError> {
-        self.advance(name, |before| {
+        self.advance(name, require_token, |before| {
             let before = before.ok_or_else(|| ApiError::NoFunction { name: name.clone() })?;
             Ok(NewVersion { settings: settings(&before.image.settings)?, ..before.image.clone() })
         })
         .await
     }
 
-    /// Makes the version that `next` derives from the current one.
+    /// Makes the version that `next` derives from the current one, unless it is the same, and says who may call.
     async fn advance(
         &self,
         name: &FunctionName,
+        require_token: Option<bool>,
         next: impl Fn(Option<&Version>) -> Result<NewVersion, ApiError>,
     ) -> Result<Changed, ApiError> {
         let turn = self.turn(name).await;
@@ -141,24 +143,22 @@ impl Changes {
             let stored = self.store.get(name).await?;
             let current = stored.as_ref().and_then(|stored| stored.record.current());
             let image = next(current)?;
-            if let (Some(stored), Some(version)) = (&stored, current)
-                && version.image.is_the_same_as(&image)
-            {
-                let (record, version) = (stored.record.clone(), version.clone());
-                let warnings = self.tag(&record).await;
-                return Ok(Changed { record, version, unchanged: true, warnings });
-            }
-            self.announce(name, &image);
-            self.prepare(&image).await?;
-            let created = now();
-            let (record, retired) = match &stored {
-                Some(stored) => {
+            let same = current.filter(|version| version.image.is_the_same_as(&image));
+            let (record, retired) = match (&stored, same) {
+                (Some(stored), Some(version)) => {
                     let mut record = stored.record.clone();
-                    record.push(image, created);
-                    let retired = record.retire(self.keep);
-                    (record, retired)
+                    record.require_token = require_token.unwrap_or(record.require_token);
+                    if record == stored.record {
+                        let (version, warnings) = (version.clone(), self.tag(&record).await);
+                        return Ok(Changed { record, version, unchanged: true, warnings });
+                    }
+                    (record, Vec::new())
                 }
-                None => (FunctionRecord::first(name.clone(), image, created), Vec::new()),
+                (stored, _) => {
+                    self.announce(name, &image);
+                    self.prepare(&image).await?;
+                    self.with_version(name, stored.as_ref(), image, require_token)
+                }
             };
             if self.write(&record, stored.as_ref()).await? {
                 let mut changed = self.follow(record, turn).await?;
@@ -168,6 +168,27 @@ impl Changes {
             }
         }
         Err(ApiError::Busy { name: name.clone() })
+    }
+
+    /// The record with one version more, and the versions that it keeps no longer.
+    fn with_version(
+        &self,
+        name: &FunctionName,
+        stored: Option<&Stored>,
+        image: NewVersion,
+        require_token: Option<bool>,
+    ) -> (FunctionRecord, Vec<Version>) {
+        let mut record = match stored {
+            Some(stored) => {
+                let mut record = stored.record.clone();
+                record.push(image, now());
+                record
+            }
+            None => FunctionRecord::first(name.clone(), image, now()),
+        };
+        record.require_token = require_token.unwrap_or(record.require_token);
+        let retired = record.retire(self.keep);
+        (record, retired)
     }
 
     /// Makes an earlier version (without a number: the one before the current) the current one.

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
 use super::Problem;
+use crate::auth::{AuthError, InvalidTokenName};
 use crate::function::{FunctionName, InvalidName, InvalidSetting, InvalidSplit, VersionNumber};
 use crate::publish::{Blame, PublishError, RegistryError};
 use crate::replica;
@@ -25,6 +26,10 @@ pub enum ApiError {
     NoPath { method: http::Method, path: String },
     #[error(transparent)]
     Name(#[from] InvalidName),
+    #[error(transparent)]
+    TokenName(#[from] InvalidTokenName),
+    #[error(transparent)]
+    Auth(#[from] AuthError),
     #[error(transparent)]
     Setting(#[from] InvalidSetting),
     #[error("the calls of {name} cannot be divided like this")]
@@ -79,7 +84,11 @@ impl ApiError {
             Self::NoVersion { .. } => (StatusCode::NOT_FOUND, "VersionNotFound"),
             Self::NoPath { .. } => (StatusCode::NOT_FOUND, "PathNotFound"),
             Self::NothingBefore { .. } => (StatusCode::CONFLICT, "NothingBefore"),
-            Self::Name(_) => (StatusCode::BAD_REQUEST, "InvalidName"),
+            Self::Name(_) | Self::TokenName(_) => (StatusCode::BAD_REQUEST, "InvalidName"),
+            Self::Auth(AuthError::NotFound { .. }) => (StatusCode::NOT_FOUND, "TokenNotFound"),
+            Self::Auth(AuthError::Exists { .. }) => (StatusCode::CONFLICT, "Conflict"),
+            Self::Auth(AuthError::Store(_)) => (StatusCode::SERVICE_UNAVAILABLE, "StoreUnavailable"),
+            Self::Auth(_) => (StatusCode::INTERNAL_SERVER_ERROR, "ServerError"),
             Self::Split { .. } => (StatusCode::BAD_REQUEST, "InvalidSplit"),
             Self::Setting(_) => (StatusCode::BAD_REQUEST, "InvalidSetting"),
             Self::Body(_) | Self::Request { .. } => (StatusCode::BAD_REQUEST, "InvalidRequest"),
@@ -114,6 +123,7 @@ impl ApiError {
             Self::Publish(error) => error.hint(),
             Self::SourceTooLarge { .. } => Some("the server's --max-source raises the bound".into()),
             Self::Store(error) => error.hint(),
+            Self::Auth(error) => error.hint(),
             Self::Replica(error) => error.hint(),
             Self::Registry { source, .. } => source.hint(),
             Self::NoImage { .. } => {

@@ -69,6 +69,7 @@ pub async fn describe(State(api): Shared, Path(name): Path<String>) -> Result<Js
         url: api.trigger(&name),
         settings: version.image.settings.clone(),
         split: record.split.clone(),
+        require_token: record.require_token,
         versions: record.versions.iter().map(|version| version.number).collect(),
         replicas: [api.replicas_of(&name), api.replicas_elsewhere(&name).await?].concat(),
         last_death: api.replicas.last_death(&name).map(|death| Death {

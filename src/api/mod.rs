@@ -13,6 +13,7 @@ mod logs;
 mod nodes;
 mod openfaas;
 pub mod secrets;
+mod tokens;
 mod unfinished;
 mod upload;
 
@@ -22,8 +23,9 @@ use std::sync::atomic::AtomicBool;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 
+use crate::auth::Tokens;
 use crate::cluster::Cluster;
 use crate::publish::{Published, Workshop};
 use crate::replica::Replicas;
@@ -37,8 +39,12 @@ pub use answers::{
 pub use change::Changes;
 pub use error::ApiError;
 pub use exec::{Channel, EXEC_PROTOCOL, Frame, read_frame, write_frame};
-pub use guard::is_foreign;
+pub use guard::{
+    body_too_large, foreign, is_cross_origin, is_foreign, is_forwarded, name_in_body, names_in_body, need,
+    refused,
+};
 pub use secrets::{SecretNamed, SecretWritten};
+pub use tokens::{TokenMade, TokenRevoked, TokenWanted};
 pub use upload::{AUTHOR_HEADER, LOCK_HEADER, LONGEST_LIST, REQUIREMENTS_HEADER, SETTINGS_HEADER};
 
 /// No JSON that the API takes is longer.
@@ -49,6 +55,7 @@ pub struct Api {
     pub changes: Changes,
     pub store: Arc<dyn FunctionStore>,
     pub secrets: Arc<Secrets>,
+    pub tokens: Tokens,
     pub replicas: Arc<Replicas>,
     pub cluster: Arc<Cluster>,
     pub published: Published,
@@ -88,6 +95,8 @@ pub fn management(api: Arc<Api>) -> Router {
         .route("/v1/functions/{name}/scale", post(functions::scale))
         .route("/v1/functions/{name}/logs", get(logs::logs))
         .route("/v1/functions/{name}/exec", post(exec::exec))
+        .route("/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/v1/tokens/{name}", delete(tokens::revoke))
         .merge(openfaas::routes())
         .fallback(functions::nothing)
         .layer(DefaultBodyLimit::max(LARGEST_JSON))

@@ -70,6 +70,7 @@ fn text(function: &Described, attached: &[Attached]) -> anyhow::Result<String> {
         ("memory", settings.memory.to_string()),
         ("cpu", format!("{}m", settings.cpu_millis)),
         ("timeout", format!("{}ms", settings.timeout_ms)),
+        ("calls", if function.require_token { "with a token" } else { "open" }.into()),
         (
             "scale",
             format!("{} to {}, {} calls each", settings.min_scale, settings.max_scale, settings.concurrency),

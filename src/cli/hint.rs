@@ -23,6 +23,7 @@ fn from(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         crate::registry::Error,
         crate::registry_server::ServerError,
         crate::secrets::SecretError,
+        crate::auth::AuthError,
         crate::store::StoreError,
         crate::store::TransferError,
         crate::project::ProjectError,

@@ -41,6 +41,8 @@ mod status;
 mod store;
 mod table;
 mod tell;
+mod tls;
+mod token;
 mod up;
 mod versions;
 
@@ -153,6 +155,8 @@ enum Verb {
     Status(status::Arguments),
     /// Move records between stores and files
     Store(store::Arguments),
+    /// Make, list and revoke tokens
+    Token(token::Arguments),
     /// Build and deploy the functions that a file names
     Up(Box<up::Arguments>),
     /// List a function's versions
@@ -225,6 +229,7 @@ fn run(verb: Verb, common: &Common, printer: &Printer) -> anyhow::Result<Outcome
         Verb::Status(arguments) => status::run(&arguments, printer),
         Verb::Store(arguments) => store::run(&arguments, common, printer),
         Verb::Export(arguments) => export::run(&arguments, printer),
+        Verb::Token(arguments) => token::run(&arguments, printer),
         Verb::Up(arguments) => up::run(&arguments, common, printer),
         Verb::Versions(arguments) => versions::run(&arguments, printer),
     }

@@ -49,8 +49,11 @@ async fn serve(config: Config, program: &Path, printer: &Printer) -> anyhow::Res
     if let Some(line) = server.registry() {
         printer.status(line);
     }
-    for address in server.addresses() {
-        printer.status(format!("listening on http://{address}"));
+    for note in server.notes() {
+        printer.status(note);
+    }
+    for url in server.urls() {
+        printer.status(format!("listening on {url}"));
     }
     Ok(server.run(signals.ending(program, printer)).await)
 }

@@ -1,15 +1,20 @@
-//! The command line's end of the server's API: one request on one connection, plain HTTP.
+//! The command line's end of the server's API: one request on one connection.
+
+use std::path::PathBuf;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited, combinators::BoxBody};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::api::Problem;
+
+use super::tls::{Tls, TlsError};
 
 /// Where the server is.
 #[derive(clap::Args)]
@@ -17,6 +22,12 @@ pub struct ServerArguments {
     /// The fnbuild server
     #[arg(long, env = "FNBUILD_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
     pub server: String,
+    /// A token for the server, or @FILE with one
+    #[arg(long, env = "FNBUILD_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub token: Option<String>,
+    /// A certificate authority to trust for a server at https://
+    #[arg(long, env = "FNBUILD_SERVER_CA", value_name = "FILE")]
+    pub server_ca: Option<PathBuf>,
 }
 
 /// A body that is sent to the server.
@@ -29,12 +40,15 @@ const LARGEST_ANSWER: usize = 64 << 20;
 pub struct Server {
     url: String,
     authority: http::uri::Authority,
+    authorization: Option<HeaderValue>,
+    /// Where it is spoken to by TLS.
+    tls: Option<Tls>,
 }
 
 /// What can go wrong between the command line and the server.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    #[error("{url:?} is no server's URL: expected http://HOST[:PORT]")]
+    #[error("{url:?} is no server's URL: expected http://HOST[:PORT] or https://HOST[:PORT]")]
     Url { url: String },
     #[error("no server at {url}")]
     Away {
@@ -42,6 +56,16 @@ pub enum ServerError {
         #[source]
         source: std::io::Error,
     },
+    #[error("cannot read the token in {}", path.display())]
+    TokenFile {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the token has characters that no token has")]
+    Token,
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("the connection to the server at {url} broke")]
     Broken {
         url: String,
@@ -65,6 +89,13 @@ impl ServerError {
                 Some("start one with `fnbuild serve`, or name another with --server or FNBUILD_SERVER".into())
             }
             Self::Refused { problem: Problem { hint: Some(hint), .. }, .. } => Some(hint.clone()),
+            Self::Tls(error) => error.hint(),
+            Self::Token | Self::TokenFile { .. } => {
+                Some("give --token or FNBUILD_TOKEN: a token, or @FILE".into())
+            }
+            Self::Refused { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. } => {
+                Some("give --token or FNBUILD_TOKEN; `fnbuild token create` makes one".into())
+            }
             Self::Refused { status: StatusCode::NOT_FOUND, .. } => {
                 Some("`fnbuild list` shows the functions that are there".into())
             }
@@ -78,28 +109,47 @@ impl Server {
         let refused = || ServerError::Url { url: arguments.server.clone() };
         let uri: http::Uri = arguments.server.parse().map_err(|_| refused())?;
         let authority = uri.authority().cloned().ok_or_else(refused)?;
-        if uri.scheme_str() != Some("http") || uri.path() != "/" || authority.as_str().contains('@') {
+        let scheme = uri.scheme_str().unwrap_or_default();
+        if !matches!(scheme, "http" | "https") || uri.path() != "/" || authority.as_str().contains('@') {
             return Err(refused());
         }
-        Ok(Self { url: format!("http://{authority}"), authority })
+        let authorization = arguments.token.as_deref().map(bearer).transpose()?;
+        let tls = (scheme == "https").then(|| Tls::new(arguments.server_ca.as_deref())).transpose()?;
+        Ok(Self { url: format!("{scheme}://{authority}"), authority, authorization, tls })
     }
 
-    /// `http://HOST[:PORT]`, without a slash at the end.
+    /// `http://HOST[:PORT]` or `https://…`, without a slash at the end.
     pub fn url(&self) -> &str {
         &self.url
     }
 
     /// A request for `path`, to be completed and given to [`Server::send`].
     pub fn request(&self, method: Method, path: &str) -> http::request::Builder {
-        Request::builder().method(method).uri(path).header(header::HOST, self.authority.as_str())
+        let request =
+            Request::builder().method(method).uri(path).header(header::HOST, self.authority.as_str());
+        match &self.authorization {
+            Some(value) => request.header(header::AUTHORIZATION, value),
+            None => request,
+        }
     }
 
     /// Sends a request and gives the answer, whatever its status.
     pub async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, ServerError> {
-        let port = self.authority.port_u16().unwrap_or(80);
+        let port = self.authority.port_u16().unwrap_or(if self.tls.is_some() { 443 } else { 80 });
         let host = self.authority.host().trim_start_matches('[').trim_end_matches(']');
         let stream = TcpStream::connect((host, port)).await;
         let stream = stream.map_err(|source| ServerError::Away { url: self.url.clone(), source })?;
+        match &self.tls {
+            Some(tls) => self.converse(tls.wrap(host, stream).await?, request).await,
+            None => self.converse(stream, request).await,
+        }
+    }
+
+    async fn converse(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, ServerError> {
         let broken =
             |source: hyper::Error| ServerError::Broken { url: self.url.clone(), source: source.into() };
         let (mut sender, connection) =
@@ -152,6 +202,21 @@ impl Server {
         let body = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await;
         Ok(body.map_err(|source| ServerError::Broken { url: self.url.clone(), source })?.to_bytes())
     }
+}
+
+/// The header for a token, or for the one in `@FILE`.
+fn bearer(token: &str) -> Result<HeaderValue, ServerError> {
+    let read = match token.strip_prefix('@') {
+        Some(path) => {
+            let failed = |source| ServerError::TokenFile { path: path.into(), source };
+            std::fs::read_to_string(path).map_err(failed)?
+        }
+        None => token.to_string(),
+    };
+    let mut value =
+        HeaderValue::try_from(format!("Bearer {}", read.trim())).map_err(|_| ServerError::Token)?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// A body that is in memory already.

@@ -33,6 +33,9 @@ pub struct SettingArguments {
     /// Replicas at most
     #[arg(long, value_name = "N")]
     max_scale: Option<u32>,
+    /// Answer only calls that bring a token; =false answers all again
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    require_token: Option<bool>,
 }
 
 impl SettingArguments {
@@ -48,6 +51,7 @@ impl SettingArguments {
             concurrency: self.concurrency,
             min_scale: self.min_scale,
             max_scale: self.max_scale,
+            require_token: self.require_token,
             ..SettingsPatch::default()
         })
     }

@@ -38,6 +38,9 @@ pub struct SettingsPatch {
     pub labels: BTreeMap<String, Option<String>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, Option<String>>,
+    /// Of the function, whichever version answers: see [`super::FunctionRecord::require_token`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub require_token: Option<bool>,
 }
 
 /// No Python starts with so little, but other images are content with it; of some values below, the kernel wants none.

@@ -26,6 +26,10 @@ pub struct FunctionRecord {
     /// Percent of the calls for each version, 100 in all. Empty: all go to the current one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub split: BTreeMap<VersionNumber, u32>,
+    /// Whether calls have to bring a token. The function's and not a version's, so that no rollback and no call by
+    /// number opens what was closed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub require_token: bool,
     /// Oldest first.
     pub versions: Vec<Version>,
 }
@@ -101,7 +105,15 @@ impl FunctionRecord {
     /// The record of a function's first version.
     pub fn first(name: FunctionName, image: NewVersion, created: String) -> Self {
         let version = Version { number: 1, created, image };
-        Self { format: FORMAT, name, current: 1, last: 1, split: BTreeMap::new(), versions: vec![version] }
+        Self {
+            format: FORMAT,
+            name,
+            current: 1,
+            last: 1,
+            split: BTreeMap::new(),
+            require_token: false,
+            versions: vec![version],
+        }
     }
 
     pub fn version(&self, number: VersionNumber) -> Option<&Version> {

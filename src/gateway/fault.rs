@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 
-use super::{AnswerBody, Unavailable, headers};
+use super::{AnswerBody, NotAdmitted, NotAdmittedKind, Unavailable, headers};
 
 /// Whose fault an error is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,6 +33,8 @@ pub enum Fault {
     NoFunction { target: String },
     #[error("the function of {target} has no such version")]
     NoVersion { target: String },
+    #[error("{target} answers only calls with a token: {source}")]
+    NotAdmitted { target: String, source: NotAdmitted },
     #[error("the request's body is larger than {limit} bytes")]
     RequestTooLarge { limit: u64 },
     #[error("all replicas of {target} are busy and the queue is full")]
@@ -64,6 +66,13 @@ impl Fault {
         match unavailable {
             Unavailable::NoFunction => Self::NoFunction { target },
             Unavailable::NoVersion => Self::NoVersion { target },
+            Unavailable::NeedsToken => Self::NotAdmitted {
+                target,
+                source: NotAdmitted {
+                    kind: NotAdmittedKind::Unknown,
+                    reason: "nobody here knows tokens".into(),
+                },
+            },
             Unavailable::Full { retry_after } => Self::Full { target, retry_after },
             Unavailable::Elsewhere { retry_after, reason } => Self::Elsewhere { target, retry_after, reason },
             Unavailable::CannotStart { whose, reason } => Self::CannotStart { target, whose, reason },
@@ -78,6 +87,16 @@ impl Fault {
                 (StatusCode::NOT_FOUND, "FunctionNotFound", Platform)
             }
             Self::NoVersion { .. } => (StatusCode::NOT_FOUND, "VersionNotFound", Platform),
+            Self::NotAdmitted { source, .. } => match source.kind {
+                NotAdmittedKind::Unknown => (StatusCode::UNAUTHORIZED, "Unauthorized", Platform),
+                NotAdmittedKind::Forbidden => (StatusCode::FORBIDDEN, "Forbidden", Platform),
+                NotAdmittedKind::TooMany { .. } => {
+                    (StatusCode::TOO_MANY_REQUESTS, "TooManyFailures", Platform)
+                }
+                NotAdmittedKind::Unchecked => {
+                    (StatusCode::SERVICE_UNAVAILABLE, "TokensUnavailable", Platform)
+                }
+            },
             Self::RequestTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "RequestTooLarge", Platform),
             Self::Full { .. } => (StatusCode::TOO_MANY_REQUESTS, "TooManyCalls", Platform),
             Self::Elsewhere { .. } => (StatusCode::SERVICE_UNAVAILABLE, "Elsewhere", Platform),
@@ -103,9 +122,24 @@ impl Fault {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(headers::ERROR, whose.header());
-        if let Self::Full { retry_after, .. } | Self::Elsewhere { retry_after, .. } = self {
-            headers.insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1)));
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"fnbuild\""));
+        }
+        if let Some(retry_after) = self.retry_after() {
+            // Rounded up: who comes back at that second is let in.
+            headers.insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs_f64().ceil().max(1.0) as u64));
         }
         response
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Full { retry_after, .. } | Self::Elsewhere { retry_after, .. } => Some(*retry_after),
+            Self::NotAdmitted { source, .. } => match source.kind {
+                NotAdmittedKind::TooMany { retry_after } => Some(retry_after),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 }

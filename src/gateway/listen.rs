@@ -11,12 +11,18 @@ use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::tls::Tls;
+
 /// A client has this long to send a request's head, so that silent connections do not pile up.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// And this long to agree on a cipher.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// When the server stops, a client that has connected and not yet asked has this long to begin.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
@@ -26,12 +32,15 @@ const FIRST_REQUEST: Duration = Duration::from_secs(1);
 pub struct Connection {
     pub local: SocketAddr,
     pub peer: SocketAddr,
+    /// Whether it came by TLS.
+    pub encrypted: bool,
 }
 
 /// Serves until `shutdown` is done, then takes no more connections, lets calls in flight finish for at most `drain`,
 /// and returns. `false` if some were cut off.
 pub async fn listen<S, F, B>(
     listener: TcpListener,
+    tls: Option<Arc<Tls>>,
     service: Arc<S>,
     shutdown: impl Future<Output = ()>,
     drain: Duration,
@@ -56,9 +65,9 @@ where
             },
             () = &mut shutdown => break,
         };
-        let (service, stop) = (Arc::clone(&service), stop.clone());
+        let (service, stop, tls) = (Arc::clone(&service), stop.clone(), tls.clone());
         connections.spawn(async move {
-            if let Err(error) = converse(stream, peer, service, stop).await {
+            if let Err(error) = welcome(stream, peer, tls, service, stop).await {
                 tracing::debug!(%error, %peer, "a connection broke");
             }
         });
@@ -69,10 +78,11 @@ where
     tokio::time::timeout(drain, connections.wait()).await.is_ok()
 }
 
-/// One connection, until an end closes it or, told to stop, its current request is answered.
-async fn converse<S, F, B>(
+/// One connection, from its first byte on: by TLS where there is any and the connection wants or needs it.
+async fn welcome<S, F, B>(
     stream: TcpStream,
     peer: SocketAddr,
+    tls: Option<Arc<Tls>>,
     service: Arc<S>,
     stop: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
@@ -81,8 +91,31 @@ where
     F: Future<Output = Response<B>>,
     B: Body<Error: std::error::Error + Send + Sync> + 'static,
 {
-    let from = Connection { local: stream.local_addr()?, peer };
     stream.set_nodelay(true)?;
+    let from = Connection { local: stream.local_addr()?, peer, encrypted: false };
+    let Some(tls) = tls else { return converse(stream, from, service, stop).await };
+    let sealed = async {
+        let wanted = tls.is_wanted(&stream).await?;
+        if wanted { tls.acceptor().accept(stream).await.map(Ok) } else { Ok(Err(stream)) }
+    };
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, sealed).await?? {
+        Ok(sealed) => converse(sealed, Connection { encrypted: true, ..from }, service, stop).await,
+        Err(plain) => converse(plain, from, service, stop).await,
+    }
+}
+
+/// One connection, until an end closes it or, told to stop, its current request is answered.
+async fn converse<S, F, B>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    from: Connection,
+    service: Arc<S>,
+    stop: CancellationToken,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+where
+    S: Fn(Request<Incoming>, Connection) -> F,
+    F: Future<Output = Response<B>>,
+    B: Body<Error: std::error::Error + Send + Sync> + 'static,
+{
     let asked = CancellationToken::new();
     let answer = |request| {
         asked.cancel();

@@ -8,6 +8,7 @@
 //! It runs on hyper directly: a router and its layers would cost more than everything else here.
 
 mod body;
+mod door;
 mod fault;
 mod headers;
 mod link;
@@ -17,6 +18,7 @@ mod proxy;
 mod replicas;
 mod route;
 mod timing;
+mod tls;
 mod upgrade;
 
 use std::net::SocketAddr;
@@ -25,19 +27,23 @@ use std::time::{Duration, Instant};
 use crate::function::Target;
 
 pub use body::AnswerBody;
+pub use door::{Doorkeeper, NotAdmitted, NotAdmittedKind};
 pub use fault::Whose;
 pub use listen::{Connection, listen};
 pub use proxy::Gateway;
 pub use route::is_trigger;
+pub use tls::{Tls, TlsError};
 
 /// Where the replicas are. The pool of real containers is one; tests have their own local servers.
 pub trait Replicas: Send + Sync + 'static {
     type Lease: Lease;
 
-    /// A replica with room for one more call: at once where there is one, else as soon as one is up or free.
+    /// A replica with room for one more call: at once where there is one, else as soon as one is up or free. A call that
+    /// has shown no token yet is not `admitted`: [`Unavailable::NeedsToken`] where that is what it takes.
     fn acquire(
         &self,
         target: &Target,
+        admitted: bool,
         deadline: Instant,
     ) -> impl Future<Output = Result<Self::Lease, Unavailable>> + Send;
 }
@@ -73,6 +79,8 @@ pub struct ColdStart {
 pub enum Unavailable {
     NoFunction,
     NoVersion,
+    /// The function answers only who has shown a token.
+    NeedsToken,
     /// All replicas and the queue are full.
     Full {
         retry_after: Duration,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime};
 
-use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
+use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
@@ -18,7 +18,7 @@ use super::fault::Fault;
 use super::link::Link;
 use super::pool::Pools;
 use super::timing::CallTiming;
-use super::{AnswerBody, Lease, Limits, Replicas, Whose, headers, route, upgrade};
+use super::{AnswerBody, Doorkeeper, Lease, Limits, Replicas, Unavailable, Whose, headers, route, upgrade};
 
 /// A replica that refuses connections is on its way out; the next one may be on its way in.
 const ATTEMPTS: usize = 4;
@@ -28,13 +28,17 @@ pub struct Gateway<R> {
     replicas: R,
     pools: Arc<Pools>,
     limits: Limits,
+    door: Option<Arc<dyn Doorkeeper>>,
 }
 
 /// What of a call is known before it has a replica.
 struct Call {
     target: Target,
     id: HeaderValue,
+    peer: IpAddr,
     started: Instant,
+    /// What it brought for the platform and not for the function.
+    authorization: Option<HeaderValue>,
     /// The protocol that the client wants to change to, and its end of the connection.
     upgrade: Option<(HeaderValue, OnUpgrade)>,
     /// Set when the body turned out too long.
@@ -46,7 +50,12 @@ impl<R: Replicas> Gateway<R> {
     pub fn new(replicas: R, limits: Limits) -> Self {
         let pools = Arc::<Pools>::default();
         tokio::spawn(Pools::sweep(Arc::downgrade(&pools)));
-        Self { replicas, pools, limits }
+        Self { replicas, pools, limits, door: None }
+    }
+
+    /// With somebody who lets calls in. Without, functions that need a token are called by nobody.
+    pub fn with_door(self, door: Arc<dyn Doorkeeper>) -> Self {
+        Self { door: Some(door), ..self }
     }
 
     /// Answers one call. Every way this can go wrong is an answer too.
@@ -80,6 +89,7 @@ impl<R: Replicas> Gateway<R> {
         }
         let upgrade = headers::upgrade(request.headers()).map(|to| (to, hyper::upgrade::on(&mut request)));
         let (mut parts, body) = request.into_parts();
+        let authorization = self.take_own_authorization(&mut parts.headers);
         headers::forward(&mut parts.headers, peer, &id);
         if let Some((protocol, _)) = &upgrade {
             parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -88,7 +98,7 @@ impl<R: Replicas> Gateway<R> {
         parts.uri = path.into();
         parts.version = Version::HTTP_11;
         let (body, exceeded) = RequestBody::new(body, limit);
-        let call = Call { target, id, started, upgrade, exceeded };
+        let call = Call { target, id, peer, started, authorization, upgrade, exceeded };
         self.pass(call, outgoing(parts, body)).await
     }
 
@@ -101,7 +111,13 @@ impl<R: Replicas> Gateway<R> {
         let deadline = call.started + self.limits.start_timeout;
         let named = || call.target.to_string();
         for _ in 0..ATTEMPTS {
-            let lease = self.replicas.acquire(&call.target, deadline).await;
+            let mut lease = self.replicas.acquire(&call.target, false, deadline).await;
+            if let (Err(Unavailable::NeedsToken), Some(door)) = (&lease, &self.door) {
+                let authorization = call.authorization.as_ref().or(request.headers().get(AUTHORIZATION));
+                let admitted = door.admit(authorization, call.peer).await;
+                admitted.map_err(|source| Fault::NotAdmitted { target: named(), source })?;
+                lease = self.replicas.acquire(&call.target, true, deadline).await;
+            }
             let lease = lease.map_err(|why| Fault::of(why, named(), self.limits.start_timeout))?;
             let waited = call.started.elapsed();
             let pool = self.pools.of(lease.replica());
@@ -147,6 +163,13 @@ impl<R: Replicas> Gateway<R> {
             whose: Whose::Platform,
             reason: "its replicas accept no connections".into(),
         })
+    }
+
+    /// A token of the platform's must not get into the hands of a function, which could act with it.
+    fn take_own_authorization(&self, headers: &mut HeaderMap) -> Option<HeaderValue> {
+        let door = self.door.as_ref()?;
+        let own = headers.get_all(AUTHORIZATION).iter().any(|value| door.is_own(value));
+        own.then(|| headers.remove(AUTHORIZATION)).flatten()
     }
 
     fn complete(

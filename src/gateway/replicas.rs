@@ -23,9 +23,14 @@ pub struct ContainerLease {
 impl Replicas for Arc<replica::Replicas> {
     type Lease = ContainerLease;
 
-    async fn acquire(&self, target: &Target, deadline: Instant) -> Result<ContainerLease, Unavailable> {
+    async fn acquire(
+        &self,
+        target: &Target,
+        admitted: bool,
+        deadline: Instant,
+    ) -> Result<ContainerLease, Unavailable> {
         let replicas: &Arc<replica::Replicas> = self;
-        match replica::Replicas::acquire(replicas, &target.name, target.version, deadline).await {
+        match replicas.acquire_for(&target.name, target.version, admitted, deadline).await {
             Ok(lease) => Ok(ContainerLease { lease, replicas: Arc::clone(replicas) }),
             Err(error) => Err(unavailable(&error)),
         }
@@ -36,6 +41,7 @@ fn unavailable(error: &Error) -> Unavailable {
     match error {
         Error::UnknownFunction { .. } | Error::Removed { .. } => Unavailable::NoFunction,
         Error::UnknownVersion { .. } => Unavailable::NoVersion,
+        Error::NeedsToken { .. } => Unavailable::NeedsToken,
         Error::QueueFull { .. } => Unavailable::Full { retry_after: RETRY_AFTER },
         Error::TooSlow { .. } => Unavailable::TooLate,
         Error::Elsewhere { .. } | Error::NoRoom { .. } => {

@@ -20,6 +20,9 @@ pub enum Error {
     /// 404.
     #[error("there is no replica {id}")]
     UnknownReplica { id: String },
+    /// 401: whether there is one that will do is for the gateway to find out.
+    #[error("calls of {name} need a token")]
+    NeedsToken { name: FunctionName },
     /// 429.
     #[error("all replicas of {name} are busy and {waiting} calls wait already")]
     QueueFull { name: FunctionName, waiting: usize },

@@ -92,7 +92,7 @@ impl Replicas {
     /// Starts replicas of the current version up to `count`, or ends idle ones down to it. Calls and idleness go on
     /// deciding afterwards: what shall stay is `min_scale`.
     pub async fn scale(self: &Arc<Self>, name: &FunctionName, count: u32) -> Result<(), Error> {
-        let revision = self.find(name, None).await?;
+        let revision = self.find(name, None, true).await?;
         self.start_replicas(&revision, revision.shortage(count));
         let surplus = revision.surplus(Duration::ZERO, count);
         futures_util::future::join_all(surplus.into_iter().map(|replica| self.stop_replica(replica))).await;

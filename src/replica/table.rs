@@ -146,9 +146,21 @@ impl Replicas {
         version: Option<VersionNumber>,
         deadline: Instant,
     ) -> Result<Lease, Error> {
+        self.acquire_for(name, version, true, deadline).await
+    }
+
+    /// The same for a caller who has shown a token or has not (`admitted`): [`Error::NeedsToken`] if that is what it
+    /// takes, before anything is started.
+    pub async fn acquire_for(
+        self: &Arc<Self>,
+        name: &FunctionName,
+        version: Option<VersionNumber>,
+        admitted: bool,
+        deadline: Instant,
+    ) -> Result<Lease, Error> {
         let asked = Instant::now();
         for _ in 0..LOOKS {
-            let revision = self.find(name, version).await?;
+            let revision = self.find(name, version, admitted).await?;
             if self.rules.cluster.has_others() && !revision.is_alive() && self.is_full() {
                 return Err(Error::NoRoom { name: name.clone() });
             }
@@ -175,21 +187,30 @@ impl Replicas {
         &self,
         name: &FunctionName,
         version: Option<VersionNumber>,
+        admitted: bool,
     ) -> Result<Arc<Revision>, Error> {
-        match self.route(name, version) {
+        match self.route(name, version, admitted) {
             Err(Error::UnknownFunction { .. }) => {
                 self.look_up(name).await?;
-                self.route(name, version)
+                self.route(name, version, admitted)
             }
             found => found,
         }
     }
 
-    fn route(&self, name: &FunctionName, version: Option<VersionNumber>) -> Result<Arc<Revision>, Error> {
+    fn route(
+        &self,
+        name: &FunctionName,
+        version: Option<VersionNumber>,
+        admitted: bool,
+    ) -> Result<Arc<Revision>, Error> {
         let unknown = || Error::UnknownFunction { name: name.clone() };
         {
             let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
             let route = routes.get(name).ok_or_else(unknown)?;
+            if route.record.require_token && !admitted {
+                return Err(Error::NeedsToken { name: name.clone() });
+            }
             let Some(number) = version else { return Ok(route.serving.pick().clone()) };
             if let Some(known) = route.revisions().find(|known| known.version.number == number) {
                 return Ok(known.clone());

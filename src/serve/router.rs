@@ -1,6 +1,5 @@
-//! Which requests are calls, which are management, and which listener answers which.
+//! Which requests are calls, which are management, and which are for everybody.
 
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,6 +7,7 @@ use std::task::{Context, Poll};
 
 use axum::response::IntoResponse;
 use bytes::Bytes;
+use http::header::{HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tower::ServiceExt;
@@ -16,6 +16,10 @@ use crate::api::{self, Api};
 use crate::gateway::{self, AnswerBody, Connection, Gateway, is_trigger};
 use crate::replica::Replicas;
 
+use super::gate::Gate;
+
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
 type CallBody = AnswerBody<<Arc<Replicas> as gateway::Replicas>::Lease>;
 
 /// The trigger, the management API and the health pages, side by side.
@@ -23,16 +27,18 @@ pub struct Router {
     gateway: Gateway<Arc<Replicas>>,
     management: axum::Router,
     health: axum::Router,
+    gate: Arc<Gate>,
     /// Set when new calls are another node's.
     refuses: AtomicBool,
 }
 
 impl Router {
-    pub fn new(gateway: Gateway<Arc<Replicas>>, api: Arc<Api>) -> Self {
+    pub fn new(gateway: Gateway<Arc<Replicas>>, api: Arc<Api>, gate: Arc<Gate>) -> Self {
         Self {
-            gateway,
+            gateway: gateway.with_door(Arc::clone(&gate) as _),
             management: api::management(Arc::clone(&api)),
             health: api::health(api),
+            gate,
             refuses: AtomicBool::new(false),
         }
     }
@@ -42,43 +48,36 @@ impl Router {
         self.refuses.store(true, Ordering::Relaxed);
     }
 
-    async fn answer(&self, request: Request<Incoming>, from: Connection, manages: bool) -> Response<Answer> {
+    async fn answer(&self, mut request: Request<Incoming>, from: Connection) -> Response<Answer> {
         let path = request.uri().path();
         if is_trigger(path) {
             if self.refuses.load(Ordering::Relaxed) {
                 return draining().map(Answer::Page);
             }
+            if from.encrypted {
+                request.headers_mut().entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("https"));
+            }
             return self.gateway.call(request, from.peer.ip()).await.map(Answer::Call);
         }
-        let management = manages && !matches!(path, "/healthz" | "/readyz");
-        if management && api::is_foreign(request.headers()) {
-            return refusal().map(Answer::Page);
+        if !matches!(path, "/healthz" | "/readyz") && self.gate.manages(&from) {
+            let management = self.management.clone();
+            return self.gate.answer(request, &from, management).await.map(Answer::Page);
         }
-        let router = if management { &self.management } else { &self.health };
-        match router.clone().oneshot(request).await {
+        match self.health.clone().oneshot(request).await {
             Ok(response) => response.map(Answer::Page),
             Err(never) => match never {},
         }
     }
 }
 
-/// What a listener does with a request. Only one that is bound to loopback manages: whoever listens beyond it means
-/// the functions to be called, not to be replaced.
+/// What a listener does with a request.
 pub fn service(
     router: Arc<Router>,
-    bound: SocketAddr,
 ) -> impl Fn(Request<Incoming>, Connection) -> Pin<Box<dyn Future<Output = Response<Answer>> + Send>> {
-    let manages = bound.ip().is_loopback();
     move |request, from| {
         let router = Arc::clone(&router);
-        Box::pin(async move { router.answer(request, from, manages).await })
+        Box::pin(async move { router.answer(request, from).await })
     }
-}
-
-fn refusal() -> Response<axum::body::Body> {
-    let told = "management paths are for this machine: the request's Host or Origin is another";
-    (StatusCode::FORBIDDEN, [("x-fnbuild-error", "platform")], problem("ForeignRequest", told))
-        .into_response()
 }
 
 /// To be tried at another node at once, over another connection.

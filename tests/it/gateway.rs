@@ -43,7 +43,12 @@ impl Fixed {
 impl Replicas for Fixed {
     type Lease = FixedLease;
 
-    async fn acquire(&self, target: &Target, _deadline: Instant) -> Result<FixedLease, Unavailable> {
+    async fn acquire(
+        &self,
+        target: &Target,
+        _admitted: bool,
+        _deadline: Instant,
+    ) -> Result<FixedLease, Unavailable> {
         match target.name.as_str() {
             "full" => return Err(Unavailable::Full { retry_after: Duration::from_secs(2) }),
             "absent" => return Err(Unavailable::NoFunction),
@@ -106,7 +111,7 @@ async fn trigger(replicas: Fixed, limits: Limits) -> SocketAddr {
         let (gateway, peer): (_, IpAddr) = (Arc::clone(&gateway), from.peer.ip());
         async move { gateway.call(request, peer).await }
     };
-    tokio::spawn(listen(listener, Arc::new(service), std::future::pending(), Duration::ZERO));
+    tokio::spawn(listen(listener, None, Arc::new(service), std::future::pending(), Duration::ZERO));
     address
 }
 
@@ -118,7 +123,7 @@ where
 {
     let (listener, address) = bind().await;
     let service = move |request, _| answer(request);
-    tokio::spawn(listen(listener, Arc::new(service), std::future::pending(), Duration::ZERO));
+    tokio::spawn(listen(listener, None, Arc::new(service), std::future::pending(), Duration::ZERO));
     address
 }
 
@@ -263,7 +268,7 @@ async fn bodies_are_streamed_both_ways() {
         });
         Response::new(StreamBody::new(pieces))
     };
-    tokio::spawn(listen(listener, Arc::new(service), std::future::pending(), Duration::ZERO));
+    tokio::spawn(listen(listener, None, Arc::new(service), std::future::pending(), Duration::ZERO));
     let trigger = trigger(Fixed::at(&[address]), limits()).await;
 
     let (pieces, receiver) = tokio::sync::mpsc::unbounded_channel::<&'static str>();

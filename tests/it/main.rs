@@ -1,6 +1,7 @@
 //! Every test that drives more than one room, in one binary: the real program against real parts.
 
 mod api;
+mod auth;
 mod base;
 mod build;
 mod checks;

@@ -2,6 +2,7 @@
 //! its own. When it is dropped, nothing of it is left on the machine.
 
 use std::fs::File;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -22,6 +23,8 @@ pub struct FnbuildServer {
     data: tempfile::TempDir,
     namespace: String,
     port: u16,
+    /// Beside loopback.
+    listens_too: Option<IpAddr>,
     containerd: PathBuf,
     flags: Vec<String>,
 }
@@ -48,6 +51,7 @@ impl FnbuildServer {
             data: base::data_dir(),
             namespace: format!("fnbuild-test-{random:016x}"),
             port: free_port(),
+            listens_too: None,
             containerd: containerd(),
             flags: flags.iter().map(ToString::to_string).collect(),
         }
@@ -55,6 +59,11 @@ impl FnbuildServer {
 
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Listens at this address too, on the same port, from the next start on.
+    pub fn listen_too(&mut self, address: IpAddr) {
+        self.listens_too = Some(address);
     }
 
     /// Of the running process.
@@ -103,9 +112,11 @@ impl FnbuildServer {
     /// `fnbuild serve` as this server is started. Another can be made of it by flags that come later.
     pub fn serve(&self) -> Command {
         let mut command = self.command();
+        let too = self.listens_too.map(|address| format!(",{}", SocketAddr::new(address, self.port)));
+        let listen = format!("127.0.0.1:{}{}", self.port, too.unwrap_or_default());
         command
             .arg("serve")
-            .env("FNBUILD_LISTEN", format!("127.0.0.1:{}", self.port))
+            .env("FNBUILD_LISTEN", listen)
             .env("FNBUILD_NAMESPACE", &self.namespace)
             .env("FNBUILD_CONTAINERD", &self.containerd)
             .args(&self.flags);

@@ -1,0 +1,83 @@
+//! TLS towards a server: the machine's certificate authorities, and the one that was named.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// What can go wrong with it.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("cannot read the certificates in {}", path.display())]
+    Authority {
+        path: PathBuf,
+        #[source]
+        source: rustls::pki_types::pem::Error,
+    },
+    #[error("cannot use a certificate in {}", path.display())]
+    Unusable {
+        path: PathBuf,
+        #[source]
+        source: rustls::Error,
+    },
+    #[error("{host:?} is no name that a certificate can have")]
+    Name { host: String },
+    #[error("no TLS connection to {host}")]
+    Handshake {
+        host: String,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl TlsError {
+    /// The next step.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Authority { .. } | Self::Unusable { .. } => {
+                Some("--server-ca takes a file of certificates in PEM".into())
+            }
+            Self::Handshake { .. } => {
+                Some("name the server's certificate authority with --server-ca or FNBUILD_SERVER_CA".into())
+            }
+            Self::Name { .. } => None,
+        }
+    }
+}
+
+pub struct Tls(TlsConnector);
+
+impl Tls {
+    pub fn new(authority: Option<&Path>) -> Result<Self, TlsError> {
+        let mut roots = rustls::RootCertStore::empty();
+        // A broken certificate in the system's store is no reason to refuse the others.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if let Some(path) = authority {
+            let unreadable = |source| TlsError::Authority { path: path.into(), source };
+            let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+            for certificate in read.map_err(unreadable)? {
+                let unusable = |source| TlsError::Unusable { path: path.into(), source };
+                roots.add(certificate).map_err(unusable)?;
+            }
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap_or_else(|_| unreachable!("ring speaks rustls's default versions"))
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Self(Arc::new(config).into()))
+    }
+
+    pub async fn wrap(&self, host: &str, stream: TcpStream) -> Result<TlsStream<TcpStream>, TlsError> {
+        let name = ServerName::try_from(host.to_string());
+        let name = name.map_err(|_| TlsError::Name { host: host.into() })?;
+        let sealed = self.0.connect(name, stream).await;
+        sealed.map_err(|source| TlsError::Handshake { host: host.into(), source })
+    }
+}
