@@ -211,6 +211,7 @@ impl Changes {
             if number == current && record.split.is_empty() {
                 return Ok(Changed { record, version, unchanged: true, warnings: Vec::new() });
             }
+            self.announce(name, &version.image);
             self.prepare(&version.image).await?;
             record.current = number;
             record.split.clear();
