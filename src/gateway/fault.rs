@@ -108,6 +108,10 @@ impl Fault {
         }
     }
 
+    pub fn status(&self) -> StatusCode {
+        self.describe().0
+    }
+
     /// The answer that tells it.
     pub fn answer<L>(&self, call: &HeaderValue) -> Response<AnswerBody<L>> {
         let (status, kind, whose) = self.describe();

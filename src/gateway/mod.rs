@@ -24,7 +24,9 @@ mod upgrade;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::function::Target;
+use http::StatusCode;
+
+use crate::function::{FunctionName, Target};
 
 pub use body::AnswerBody;
 pub use door::{Doorkeeper, NotAdmitted, NotAdmittedKind};
@@ -46,6 +48,8 @@ pub trait Replicas: Send + Sync + 'static {
         admitted: bool,
         deadline: Instant,
     ) -> impl Future<Output = Result<Self::Lease, Unavailable>> + Send;
+    /// A call was answered for the function, because no replica answered it: to be counted.
+    fn refused(&self, _name: &FunctionName, _status: StatusCode, _took: Duration) {}
 }
 
 /// The right to one call at one replica, given back when it is dropped.
@@ -61,6 +65,8 @@ pub trait Lease: Send + Unpin + 'static {
     fn cause_of_death(&self) -> impl Future<Output = Option<String>> + Send;
     /// The replica does not accept connections, or broke one: somebody should look after it.
     fn failed(&self);
+    /// The replica answered, so long after the call came: to be counted.
+    fn answered(&self, _status: StatusCode, _took: Duration) {}
 }
 
 /// The parts of a start. What else a call waited is queueing.

@@ -98,14 +98,18 @@ impl<R: Replicas> Gateway<R> {
         parts.uri = path.into();
         parts.version = Version::HTTP_11;
         let (body, exceeded) = RequestBody::new(body, limit);
-        let call = Call { target, id, peer, started, authorization, upgrade, exceeded };
-        self.pass(call, outgoing(parts, body)).await
+        let mut call = Call { target, id, peer, started, authorization, upgrade, exceeded };
+        let passed = self.pass(&mut call, outgoing(parts, body)).await;
+        if let Err(fault) = &passed {
+            self.replicas.refused(&call.target.name, fault.status(), started.elapsed());
+        }
+        passed
     }
 
     /// Tries replicas until one has taken the request; from its first byte on there is no second try.
     async fn pass(
         &self,
-        call: Call,
+        call: &mut Call,
         mut request: Request<RequestBody>,
     ) -> Result<Response<AnswerBody<R::Lease>>, Fault> {
         let deadline = call.started + self.limits.start_timeout;
@@ -174,17 +178,19 @@ impl<R: Replicas> Gateway<R> {
 
     fn complete(
         &self,
-        call: Call,
+        call: &mut Call,
         response: Response<Incoming>,
         held: Held<R::Lease>,
         timing: &CallTiming,
     ) -> Result<Response<AnswerBody<R::Lease>>, Fault> {
+        // A switch of protocols lasts as long as the connection: what counts is how soon it came.
+        held.lease.answered(response.status(), timing.total);
         let target = &call.target;
         tracing::trace!(%target, call = ?call.id, replica = held.lease.replica(), "answered");
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(upgrade::switch(
                 response,
-                call.upgrade.map(|(_, client)| client),
+                call.upgrade.take().map(|(_, client)| client),
                 held,
                 self.limits.idle_timeout,
             ));

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
+
 use super::{ColdStart, Lease, Replicas, Unavailable, Whose};
-use crate::function::Target;
+use crate::function::{FunctionName, Target};
 use crate::replica::{self, Error};
 
 /// How soon a call that found the queue full may well find room.
@@ -34,6 +36,10 @@ impl Replicas for Arc<replica::Replicas> {
             Ok(lease) => Ok(ContainerLease { lease, replicas: Arc::clone(replicas) }),
             Err(error) => Err(unavailable(&error)),
         }
+    }
+
+    fn refused(&self, name: &FunctionName, status: StatusCode, took: Duration) {
+        replica::Replicas::refused(self, name, status.as_u16(), took);
     }
 }
 
@@ -86,5 +92,9 @@ impl Lease for ContainerLease {
 
     fn failed(&self) {
         self.replicas.report_dead(self.lease.replica());
+    }
+
+    fn answered(&self, status: StatusCode, took: Duration) {
+        self.lease.answered(status.as_u16(), took);
     }
 }

@@ -18,6 +18,7 @@ mod ready;
 mod reconcile;
 mod revision;
 mod secret_files;
+mod series;
 mod serving;
 mod source;
 mod start;
@@ -25,6 +26,7 @@ mod status;
 mod survey;
 mod switch;
 mod table;
+mod tally;
 mod warm;
 mod watch;
 
@@ -48,7 +50,9 @@ pub use folder::FolderId;
 pub use image::{ImageSource, PullError};
 pub use logs::{LogLine, LogQuery};
 pub use revision::Lease;
+pub use series::{INTERVAL, KEPT, Sample, Series};
 pub use table::Replicas;
+pub use tally::{BOUNDS, Counts, Tally};
 
 /// What [`Replicas::start`] needs to know.
 #[derive(Clone)]

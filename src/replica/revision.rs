@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::tally::{Tallies, Tally};
 use super::{Error, Replica, Timing};
 use crate::cluster::Cluster;
 use crate::function::{FunctionName, Version};
@@ -20,6 +21,8 @@ pub(super) struct Revision {
     pub version: Version,
     /// Of everything that makes this version what it is: a replica of another key is not this version's.
     pub key: Digest,
+    /// Of all calls of the function.
+    pub tally: Arc<Tally>,
     rules: Arc<Rules>,
     state: Mutex<State>,
 }
@@ -29,6 +32,7 @@ pub(super) struct Rules {
     /// How many calls of one function may wait.
     pub queue: usize,
     pub cluster: Arc<Cluster>,
+    pub tallies: Tallies,
 }
 
 #[derive(Default)]
@@ -112,8 +116,8 @@ impl State {
 
 impl Revision {
     pub fn new(name: FunctionName, version: Version, rules: Arc<Rules>) -> Arc<Self> {
-        let key = key(&version);
-        Arc::new(Self { name, version, key, rules, state: Mutex::default() })
+        let (key, tally) = (key(&version), rules.tallies.of(&name));
+        Arc::new(Self { name, version, key, tally, rules, state: Mutex::default() })
     }
 
     fn concurrency(&self) -> u32 {
@@ -418,6 +422,14 @@ impl Lease {
     /// Where the time went, if this call waited for a start.
     pub fn cold(&self) -> Option<Timing> {
         self.cold
+    }
+
+    /// The call was answered with this status, after so long.
+    pub fn answered(&self, status: u16, took: Duration) {
+        self.revision.tally.answered(status, took);
+        if self.cold.is_some() {
+            self.revision.tally.started_cold();
+        }
     }
 
     /// The version that answers.

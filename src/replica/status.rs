@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use super::revision::Revision;
 use super::table::Replicas;
+use super::tally::Tally;
 use super::{
     Death, Error, ExecRequest, Fate, LogLine, LogQuery, Replica, ReplicaState, ReplicaStatus, logs, places,
 };
@@ -64,6 +65,18 @@ impl Replicas {
             replicas: u32::try_from(self.scale.max_replicas).unwrap_or(u32::MAX),
         };
         (capacity, load, replicas)
+    }
+
+    /// A call was answered for the function, with this status, because no replica did.
+    pub fn refused(&self, name: &FunctionName, status: u16, took: Duration) {
+        if let Some(tally) = self.rules.tallies.get(name) {
+            tally.answered(status, took);
+        }
+    }
+
+    /// What the calls of each function came to that was called here since the server started.
+    pub fn tallies(&self) -> Vec<(FunctionName, Arc<Tally>)> {
+        self.rules.tallies.all()
     }
 
     /// Calls that are being answered.

@@ -42,6 +42,7 @@ impl Replicas {
                 }
             }));
         }
+        self.rules.tallies.forget(name);
         let route = self.routes.write().unwrap_or_else(PoisonError::into_inner).remove(name);
         let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(route) = route {

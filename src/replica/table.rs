@@ -14,9 +14,11 @@ use super::image::Images;
 use super::places::Places;
 use super::pool::Pool;
 use super::revision::{Admission, Lease, Revision, Rules};
+use super::series::Series;
 use super::serving::Serving;
 use super::start::Starter;
 use super::survey::Survey;
+use super::tally::Tallies;
 use super::{Death, Error, ReplicaConfig};
 use crate::containerd::Containerd;
 use crate::function::{FunctionName, FunctionRecord, NewVersion, VersionNumber};
@@ -36,6 +38,7 @@ pub struct Replicas {
     /// The functions that are called or kept up; all others are looked up in the store when they are.
     pub(super) routes: RwLock<HashMap<FunctionName, Route>>,
     pub(super) rules: Arc<Rules>,
+    pub(super) series: Series,
     /// Functions that were deleted and of which something still runs; cancelled when nothing does.
     pub(super) leaving: Mutex<HashMap<FunctionName, CancellationToken>>,
     pub(super) survey: Survey,
@@ -103,7 +106,12 @@ impl Replicas {
             store: config.store,
             taking_in: tokio::sync::Mutex::default(),
             routes: RwLock::default(),
-            rules: Arc::new(Rules { queue: config.scale.queue, cluster: config.cluster }),
+            rules: Arc::new(Rules {
+                queue: config.scale.queue,
+                cluster: config.cluster,
+                tallies: Tallies::default(),
+            }),
+            series: Series::default(),
             leaving: Mutex::default(),
             survey: Survey::default(),
             owned: Mutex::default(),
@@ -120,6 +128,7 @@ impl Replicas {
         replicas.tasks.spawn(replicas.clone().keep_surveying());
         replicas.tasks.spawn(replicas.clone().look_after());
         replicas.tasks.spawn(replicas.clone().keep_pool());
+        replicas.tasks.spawn(replicas.clone().keep_sampling());
         Ok(replicas)
     }
 
