@@ -9,9 +9,11 @@ mod exec;
 mod functions;
 mod guard;
 mod health;
+mod live;
 mod logs;
 mod nodes;
 mod openfaas;
+mod page;
 pub mod secrets;
 mod tokens;
 mod unfinished;
@@ -85,6 +87,7 @@ pub fn management(api: Arc<Api>) -> Router {
         .route("/v1/status", get(health::status))
         .route("/v1/doctor", post(doctor::examine))
         .route("/v1/nodes", get(nodes::list))
+        .route("/v1/live", get(live::live))
         .route("/v1/functions", get(functions::list))
         .route("/v1/functions/{name}", get(functions::describe).put(upload::upload).delete(functions::delete))
         .route("/v1/functions/{name}/attached", get(functions::attached))
@@ -98,6 +101,7 @@ pub fn management(api: Arc<Api>) -> Router {
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{name}", delete(tokens::revoke))
         .merge(openfaas::routes())
+        .merge(page::routes())
         .fallback(functions::nothing)
         .layer(DefaultBodyLimit::max(LARGEST_JSON))
         .with_state(api)

@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::Replicas;
-use super::tally::{BOUNDS, Counts};
+use super::tally::{BOUNDS, Counts, Tally};
 use crate::function::FunctionName;
 
 /// Between two samples.
@@ -39,10 +39,18 @@ pub struct Sample {
 
 #[derive(Default)]
 struct Track {
-    before: Counts,
     samples: VecDeque<Sample>,
     /// Samples in a row that say nothing.
     quiet: usize,
+}
+
+/// What a function has at the moment.
+#[derive(Default)]
+struct Now {
+    /// None where it was never called.
+    tally: Option<Arc<Tally>>,
+    replicas: u32,
+    in_flight: u32,
 }
 
 /// All functions' samples.
@@ -74,19 +82,15 @@ impl Series {
         each.collect()
     }
 
-    fn take(&self, now: HashMap<FunctionName, (Counts, u32, u32)>) {
+    fn take(&self, now: HashMap<FunctionName, Now>) {
         let mut tracks = self.lock();
-        for (name, (counts, replicas, in_flight)) in now {
-            let follows = tracks.contains_key(&name) || tracks.len() < FOLLOWED;
-            if !follows {
+        for (name, Now { tally, replicas, in_flight }) in now {
+            if !tracks.contains_key(&name) && tracks.len() >= FOLLOWED {
                 continue;
             }
-            // What was counted before anybody looked is no part of this second.
-            let first = || Track { before: counts.clone(), ..Track::default() };
-            let track = tracks.entry(name).or_insert_with(first);
-            let sample = Sample { replicas, in_flight, ..difference(&track.before, &counts) };
-            track.before = counts;
-            track.push(sample);
+            let (before, after) = tally.map(|tally| tally.sample()).unwrap_or_default();
+            let sample = Sample { replicas, in_flight, ..difference(&before, &after) };
+            tracks.entry(name).or_default().push(sample);
         }
         tracks.retain(|_, track| track.quiet < KEPT);
         drop(tracks);
@@ -155,18 +159,18 @@ impl Replicas {
 
     fn sample(&self) {
         // Few: functions that nobody calls have no route.
-        let mut now = HashMap::<FunctionName, (Counts, u32, u32)>::new();
+        let mut now = HashMap::<FunctionName, Now>::new();
         for (revision, _) in self.each_revision() {
             let busy = revision.replicas();
             let of = now.entry(revision.name.clone()).or_default();
-            of.1 += u32::try_from(busy.len()).unwrap_or(u32::MAX);
-            of.2 += busy.iter().map(|(_, in_flight)| in_flight).sum::<u32>();
+            of.replicas += u32::try_from(busy.len()).unwrap_or(u32::MAX);
+            of.in_flight += busy.iter().map(|(_, in_flight)| in_flight).sum::<u32>();
         }
         for name in self.series.names() {
             now.entry(name).or_default();
         }
         for (name, of) in &mut now {
-            of.0 = self.rules.tallies.get(name).map(|tally| tally.counts()).unwrap_or_default();
+            of.tally = self.rules.tallies.get(name);
         }
         self.series.take(now);
     }
@@ -174,21 +178,21 @@ impl Replicas {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tally::Tally;
     use super::*;
 
     #[test]
     fn a_sample_is_what_came_since_the_one_before() {
-        let (series, tally) = (Series::default(), Tally::default());
+        let (series, tally) = (Series::default(), Arc::new(Tally::default()));
         let name: FunctionName = "add".parse().unwrap();
-        let take = |replicas| series.take([(name.clone(), (tally.counts(), replicas, 0))].into());
+        let now = |replicas| Now { tally: Some(Arc::clone(&tally)), replicas, in_flight: 0 };
+        let take = |replicas| series.take([(name.clone(), now(replicas))].into());
         tally.answered(200, Duration::from_millis(1));
         take(1);
         (0..90).for_each(|_| tally.answered(200, Duration::from_micros(1500)));
         (0..10).for_each(|_| tally.answered(503, Duration::from_millis(90)));
         take(2);
         let (_, samples) = series.last(KEPT).remove(0);
-        assert_eq!((samples[0].calls, samples[0].replicas), (0, 1));
+        assert_eq!((samples[0].calls, samples[0].replicas), (1, 1), "the first call too");
         let Sample { calls, errors, p50, p95, replicas, .. } = samples[1];
         assert_eq!((calls, errors, replicas), (100, 10, 2));
         assert!((1.0..2.0).contains(&p50) && (50.0..100.0).contains(&p95), "{p50} {p95}");
@@ -198,12 +202,12 @@ mod tests {
     #[test]
     fn what_is_kept_is_bounded() {
         let series = Series::default();
-        let quiet = |n: usize| (format!("f{n}").parse().unwrap(), (Counts::default(), 1, 0));
+        let quiet = |n: usize| (format!("f{n}").parse().unwrap(), Now { replicas: 1, ..Now::default() });
         series.take((0..FOLLOWED + 10).map(quiet).collect());
         assert_eq!(series.last(1).len(), FOLLOWED);
         for second in 0..KEPT * 2 {
             let replicas = u32::from(second < KEPT);
-            let idle = series.names().into_iter().map(|name| (name, (Counts::default(), replicas, 0)));
+            let idle = series.names().into_iter().map(|name| (name, Now { replicas, ..Now::default() }));
             series.take(idle.collect());
             assert!(series.lock().values().all(|track| track.samples.len() <= KEPT));
         }

@@ -30,6 +30,8 @@ pub struct Tally {
     durations: [AtomicU64; BOUNDS.len() + 1],
     micros: AtomicU64,
     cold: AtomicU64,
+    /// What it was when the last sample was taken of it.
+    sampled: Mutex<Counts>,
 }
 
 /// A tally at one moment.
@@ -74,6 +76,13 @@ impl Tally {
             }
         }
         &self.answers[STATUSES - 1]
+    }
+
+    /// What it was when this was last asked, and what it is.
+    pub(super) fn sample(&self) -> (Counts, Counts) {
+        let now = self.counts();
+        let mut sampled = self.sampled.lock().unwrap_or_else(PoisonError::into_inner);
+        (std::mem::replace(&mut sampled, now.clone()), now)
     }
 
     pub fn counts(&self) -> Counts {

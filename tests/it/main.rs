@@ -16,6 +16,7 @@ mod house;
 mod memory;
 mod openfaas;
 mod packages;
+mod page;
 mod plain_http;
 mod platforms;
 mod project;
