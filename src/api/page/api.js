@@ -100,7 +100,7 @@ export async function keep(signal, broken, work) {
       await work();
     } catch (error) {
       if (signal.aborted) return;
-      if (error.status === 404) return broken(error);
+      if (error.status === 400 || error.status === 404) return broken(error);
     }
     if (signal.aborted) return;
     broken(null);

@@ -45,11 +45,26 @@ export function ask(title, text, yes) {
   return answer(dialog).then((value) => value === "yes");
 }
 
+const asked = new Map();
+
+/** The value that a dialog is closed with. */
 export function answer(dialog) {
+  // The close of the question before may still be on its way: it is no answer to this one.
+  asked.get(dialog)?.abort();
+  const waiting = new AbortController();
+  asked.set(dialog, waiting);
   dialog.returnValue = "no";
   dialog.showModal();
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true });
+    const closed = () => {
+      if (dialog.open) return;
+      waiting.abort();
+      resolve(dialog.returnValue);
+    };
+    const { signal } = waiting;
+    dialog.addEventListener("close", closed, { signal });
+    // Enter in a field means yes: a button that means no is no submit button there.
+    dialog.querySelector("button[type=button]")?.addEventListener("click", () => dialog.close("no"), { signal });
   });
 }
 

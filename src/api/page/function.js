@@ -135,7 +135,7 @@ export function functionView(name, main, signal) {
 
   const failed = (problem) => {
     if (signal.aborted) return;
-    if (problem.status !== 404 || described) return tell(problem.message);
+    if (![400, 404].includes(problem.status) || described) return tell(problem.message);
     main.replaceChildren(make("h1", {}, "There is no such function"), make("p", {}, make("a", { href: "#/" }, "All functions")));
   };
   paint();

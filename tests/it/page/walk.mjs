@@ -277,6 +277,14 @@ try {
   const expected = /Failed to load resource: the server responded with a status of (400|404)/;
   assert.deepEqual(troubles.filter((text) => !expected.test(text)), []);
   done("quiet");
+} catch (error) {
+  // What the page says is the best clue.
+  for (const page of browser.contexts().flatMap((context) => context.pages())) {
+    const focus = await page.evaluate(() => document.activeElement.outerHTML.slice(0, 200));
+    console.log(`${page.url()} has the focus on ${focus} and says:\n${await page.locator("main").innerText()}`);
+  }
+  console.log(troubles.join("\n"));
+  throw error;
 } finally {
   await browser.close();
 }
