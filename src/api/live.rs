@@ -64,9 +64,12 @@ pub async fn live(
     let (sender, events) = mpsc::channel(BACKLOG);
     tokio::spawn(async move {
         let mut next = event("history", &api.history(which.name.as_ref()));
-        while let Some(told) = next
-            && sender.send(told).await.is_ok()
-        {
+        loop {
+            if let Some(event) = next
+                && sender.send(event).await.is_err()
+            {
+                return;
+            }
             next = tokio::select! {
                 told = news.changed() => match told {
                     // A server that stops must not wait for who only looks on.
@@ -74,7 +77,7 @@ pub async fn live(
                     _ => return,
                 },
                 change = changes.next() => match change {
-                    Some(change) => event("change", &Changed { name: name_of(change) }),
+                    Some(change) => event_of(change),
                     None => return,
                 },
                 () = sender.closed() => return,
@@ -94,12 +97,14 @@ fn event(kind: &str, data: &impl Serialize) -> Option<Event> {
     Event::default().event(kind).json_data(data).ok()
 }
 
-fn name_of(change: Change) -> Option<FunctionName> {
-    match change {
+fn event_of(change: Change) -> Option<Event> {
+    let name = match change {
         Change::Written(stored) => Some(stored.record.name),
         Change::Deleted { name, .. } => Some(name),
         Change::Missed => None,
-    }
+        Change::Coming { .. } => return None,
+    };
+    event("change", &Changed { name })
 }
 
 impl Api {
