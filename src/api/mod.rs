@@ -45,6 +45,7 @@ pub use guard::{
     body_too_large, foreign, is_cross_origin, is_foreign, is_forwarded, name_in_body, names_in_body, need,
     refused,
 };
+pub use page::{is_page, page};
 pub use secrets::{SecretNamed, SecretWritten};
 pub use tokens::{TokenMade, TokenRevoked, TokenWanted};
 pub use upload::{AUTHOR_HEADER, LOCK_HEADER, LONGEST_LIST, REQUIREMENTS_HEADER, SETTINGS_HEADER};
@@ -101,7 +102,6 @@ pub fn management(api: Arc<Api>) -> Router {
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{name}", delete(tokens::revoke))
         .merge(openfaas::routes())
-        .merge(page::routes())
         .fallback(functions::nothing)
         .layer(DefaultBodyLimit::max(LARGEST_JSON))
         .with_state(api)

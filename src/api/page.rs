@@ -3,14 +3,12 @@
 //! The files below `page/` name no other host, and the policy that they are served with lets a browser ask none. They
 //! hold nothing secret: where the API wants a token, the page asks its reader for one.
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use http::{HeaderName, header};
 
-use super::Api;
+use super::functions::nothing;
 
 /// Nothing inline, nothing from elsewhere, in nobody's frame.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
@@ -38,11 +36,18 @@ const FILES: [(&str, &str, &str); 13] = [
     ("/ui/logs.js", SCRIPT, include_str!("page/logs.js")),
 ];
 
-pub fn routes() -> Router<Arc<Api>> {
+/// Whether a path is the page's.
+pub fn is_page(path: &str) -> bool {
+    path == "/" || path.strip_prefix("/ui").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+pub fn page() -> Router {
     let front = get(|| async { Redirect::temporary("/ui") });
-    FILES.into_iter().fold(Router::new().route("/", front), |router, (path, kind, content)| {
-        router.route(path, get(move || async move { file(kind, content) }))
-    })
+    FILES
+        .into_iter()
+        .fold(Router::new().fallback(nothing).route("/", front), |router, (path, kind, content)| {
+            router.route(path, get(move || async move { file(kind, content) }))
+        })
 }
 
 fn file(kind: &'static str, content: &'static str) -> Response {

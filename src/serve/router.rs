@@ -27,6 +27,8 @@ pub struct Router {
     gateway: Gateway<Arc<Replicas>>,
     management: axum::Router,
     health: axum::Router,
+    /// It tells nothing, and asks whoever looks at it for a token itself.
+    page: axum::Router,
     gate: Arc<Gate>,
     /// Set when new calls are another node's.
     refuses: AtomicBool,
@@ -38,6 +40,7 @@ impl Router {
             gateway: gateway.with_door(Arc::clone(&gate) as _),
             management: api::management(Arc::clone(&api)),
             health: api::health(api),
+            page: api::page(),
             gate,
             refuses: AtomicBool::new(false),
         }
@@ -59,11 +62,13 @@ impl Router {
             }
             return self.gateway.call(request, from.peer.ip()).await.map(Answer::Call);
         }
-        if !matches!(path, "/healthz" | "/readyz") && self.gate.manages(&from) {
+        let for_all = matches!(path, "/healthz" | "/readyz") || !self.gate.manages(&from);
+        if !for_all && !api::is_page(path) {
             let management = self.management.clone();
             return self.gate.answer(request, &from, management).await.map(Answer::Page);
         }
-        match self.health.clone().oneshot(request).await {
+        let router = if for_all { &self.health } else { &self.page };
+        match router.clone().oneshot(request).await {
             Ok(response) => response.map(Answer::Page),
             Err(never) => match never {},
         }

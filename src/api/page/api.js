@@ -15,22 +15,25 @@ export class Problem extends Error {
 
 export const path = (name, rest = "") => `/v1/functions/${encodeURIComponent(name)}${rest}`;
 
-function authorization() {
+export function authorization() {
   const token = sessionStorage.getItem(TOKEN);
   return token ? { Authorization: `Bearer ${token}` } : {};
 }
 
 let asking = null;
+let declined = false;
 
-/** Asks for a token; true if there is one now. All requests that wait share one question. */
+/** Asks for a token; true if there is one now. All requests that wait share one question; who says no is left alone. */
 function login() {
+  if (declined) return Promise.resolve(false);
   asking ??= (async () => {
     const dialog = find("token");
     find("token-value").value = "";
     const value = await answer(dialog);
     const token = find("token-value").value.trim();
     find("token-value").value = "";
-    if (value !== "yes" || !token) return false;
+    declined = value !== "yes" || !token;
+    if (declined) return false;
     sessionStorage.setItem(TOKEN, token);
     return true;
   })().finally(() => (asking = null));
@@ -100,7 +103,7 @@ export async function keep(signal, broken, work) {
       await work();
     } catch (error) {
       if (signal.aborted) return;
-      if (error.status === 400 || error.status === 404) return broken(error);
+      if ([400, 401, 404].includes(error.status)) return broken(error);
     }
     if (signal.aborted) return;
     broken(null);

@@ -4,9 +4,8 @@ import { createRequire } from "node:module";
 import { strict as assert } from "node:assert";
 import { join } from "node:path";
 
-const { PAGE, FILES, MODULES, SHOTS } = process.env;
+const { PAGE, GUARDED, TOKEN, FILES, MODULES, SHOTS } = process.env;
 const { chromium } = createRequire(join(MODULES, "x.js"))("playwright-core");
-const origin = new URL(PAGE).origin;
 const file = (name) => join(FILES, name);
 
 const browser = await chromium.launch({
@@ -15,7 +14,8 @@ const browser = await chromium.launch({
 });
 const troubles = [];
 
-async function open(options = {}) {
+async function open(options = {}, url = PAGE) {
+  const { origin } = new URL(url);
   const context = await browser.newContext({ viewport: { width: 1200, height: 900 }, locale: "en-GB", ...options });
   const page = await context.newPage();
   page.setDefaultTimeout(60000);
@@ -23,7 +23,7 @@ async function open(options = {}) {
   page.on("pageerror", (error) => troubles.push(`${error}`));
   page.on("request", (request) => request.url().startsWith(origin) || troubles.push(`asked for ${request.url()}`));
   page.on("dialog", (dialog) => { troubles.push(`a dialog: ${dialog.message()}`); dialog.dismiss(); });
-  await page.goto(PAGE);
+  await page.goto(url);
   return page;
 }
 
@@ -239,23 +239,18 @@ async function narrow() {
   done("narrow");
 }
 
-/** A server that wants a token, as far as the page can tell. */
+/** A server that wants a token. */
 async function token() {
-  const page = await open();
-  await page.getByRole("link", { name: "adder" }).waitFor();
-  let refused = 0;
-  await page.route("**/v1/**", (route) => {
-    if (route.request().headers().authorization === "Bearer open sesame") return route.continue();
-    refused += 1;
-    return route.fulfill({ status: 401, json: { errorType: "Unauthorized", errorMessage: "a token is needed", requestId: "" } });
-  });
   const before = troubles.length;
-  await page.reload();
-  await page.getByLabel("Token", { exact: true }).fill("open sesame");
+  const page = await open({}, GUARDED);
+  const field = page.getByLabel("Token", { exact: true });
+  await field.fill("fnb_wrong");
   await page.keyboard.press("Enter");
-  await page.getByRole("link", { name: "adder" }).waitFor();
-  assert.ok(refused > 0);
-  assert.equal(await page.evaluate(() => sessionStorage.getItem("fnbuild-token")), "open sesame");
+  await page.waitForFunction(() => document.querySelector("#token-value").value === "");
+  await field.fill(TOKEN);
+  await page.keyboard.press("Enter");
+  await page.getByText("There is no function yet").waitFor();
+  assert.equal(await page.evaluate(() => sessionStorage.getItem("fnbuild-token")), TOKEN);
   assert.equal(await page.evaluate(() => localStorage.length), 0);
   // The browser itself writes every 401 to the console.
   const told = troubles.splice(before);
