@@ -24,19 +24,29 @@ pub enum BodyError {
     Idle(Duration),
 }
 
-/// A client's body on its way to a replica, at most so long.
+/// A client's body on its way to a replica, at most so long; or one that was kept.
 pub struct RequestBody {
-    body: Incoming,
+    origin: Origin,
     left: u64,
     /// Set when the body turned out too long. Absent where the length is known and was checked.
     exceeded: Option<Arc<AtomicBool>>,
+}
+
+enum Origin {
+    Client(Incoming),
+    Kept(Option<Bytes>),
 }
 
 impl RequestBody {
     /// With the flag that says afterwards whether it was too long. hyper holds a body to the length that it says.
     pub fn new(body: Incoming, limit: u64) -> (Self, Option<Arc<AtomicBool>>) {
         let exceeded = body.size_hint().upper().is_none().then(Arc::<AtomicBool>::default);
-        (Self { body, left: limit, exceeded: exceeded.clone() }, exceeded)
+        (Self { origin: Origin::Client(body), left: limit, exceeded: exceeded.clone() }, exceeded)
+    }
+
+    /// One that is in memory.
+    pub fn kept(bytes: Bytes) -> Self {
+        Self { origin: Origin::Kept(Some(bytes).filter(|bytes| !bytes.is_empty())), left: 0, exceeded: None }
     }
 }
 
@@ -48,7 +58,10 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let frame = match &mut self.origin {
+            Origin::Client(body) => ready!(Pin::new(body).poll_frame(cx)),
+            Origin::Kept(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+        };
         let Some(flag) = &self.exceeded else { return Poll::Ready(frame.map(|frame| Ok(frame?))) };
         let length = match &frame {
             Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len) as u64,
@@ -67,11 +80,17 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        match &self.origin {
+            Origin::Client(body) => body.is_end_stream(),
+            Origin::Kept(bytes) => bytes.is_none(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match &self.origin {
+            Origin::Client(body) => body.size_hint(),
+            Origin::Kept(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 
-use super::{AnswerBody, NotAdmitted, NotAdmittedKind, Unavailable, headers};
+use super::{AnswerBody, NotAdmitted, NotAdmittedKind, Reached, Unavailable, headers};
 
 /// Whose fault an error is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,6 +77,23 @@ impl Fault {
             Unavailable::Elsewhere { retry_after, reason } => Self::Elsewhere { target, retry_after, reason },
             Unavailable::CannotStart { whose, reason } => Self::CannotStart { target, whose, reason },
             Unavailable::TooLate => Self::StartedTooLate { target, limit },
+        }
+    }
+
+    /// How far the call had come.
+    pub fn reached(&self) -> Reached {
+        match self {
+            Self::NoPath { .. }
+            | Self::NoFunction { .. }
+            | Self::NoVersion { .. }
+            | Self::NotAdmitted { .. }
+            | Self::RequestTooLarge { .. } => Reached::Nothing,
+            Self::Full { .. } | Self::Elsewhere { .. } | Self::StartedTooLate { .. } => Reached::NotYet,
+            Self::CannotStart { whose: Whose::Platform, .. } => Reached::NotYet,
+            Self::CannotStart { whose: Whose::Function, .. }
+            | Self::Died { .. }
+            | Self::TimedOut { .. }
+            | Self::AnswerTooLarge { .. } => Reached::Function,
         }
     }
 

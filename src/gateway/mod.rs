@@ -31,9 +31,10 @@ use crate::function::{FunctionName, Target};
 pub use body::AnswerBody;
 pub use door::{Doorkeeper, NotAdmitted, NotAdmittedKind};
 pub use fault::Whose;
+pub use headers::{call_id, forward};
 pub use listen::{Connection, listen};
-pub use proxy::Gateway;
-pub use route::is_trigger;
+pub use proxy::{Delivered, Delivery, Gateway};
+pub use route::{is_later, is_trigger, route_later};
 pub use tls::{Tls, TlsError};
 
 /// Where the replicas are. The pool of real containers is one; tests have their own local servers.
@@ -53,7 +54,7 @@ pub trait Replicas: Send + Sync + 'static {
 }
 
 /// The right to one call at one replica, given back when it is dropped.
-pub trait Lease: Send + Unpin + 'static {
+pub trait Lease: Send + Sync + Unpin + 'static {
     /// Unique among all replicas that ever were: connections are kept under it.
     fn replica(&self) -> &str;
     fn address(&self) -> SocketAddr;
@@ -103,6 +104,17 @@ pub enum Unavailable {
     },
     /// The deadline came first.
     TooLate,
+}
+
+/// How far a call came: whether it is worth making again, and whether the function may know of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reached {
+    /// There is nothing that it could reach, and waiting does not help.
+    Nothing,
+    /// The function has not begun; the platform could not have it begin yet.
+    NotYet,
+    /// The function answered, or broke.
+    Function,
 }
 
 /// The bounds of a call.

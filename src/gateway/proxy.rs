@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime};
 
+use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderValue, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 
@@ -18,7 +20,9 @@ use super::fault::Fault;
 use super::link::Link;
 use super::pool::Pools;
 use super::timing::CallTiming;
-use super::{AnswerBody, Doorkeeper, Lease, Limits, Replicas, Unavailable, Whose, headers, route, upgrade};
+use super::{
+    AnswerBody, Doorkeeper, Lease, Limits, Reached, Replicas, Unavailable, Whose, headers, route, upgrade,
+};
 
 /// A replica that refuses connections is on its way out; the next one may be on its way in.
 const ATTEMPTS: usize = 4;
@@ -31,11 +35,29 @@ pub struct Gateway<R> {
     door: Option<Arc<dyn Doorkeeper>>,
 }
 
+/// A call that somebody kept: its headers have been through [`headers::forward`] when it came in.
+pub struct Delivery {
+    pub target: Target,
+    pub method: Method,
+    /// As the function sees it.
+    pub path: PathAndQuery,
+    pub headers: HeaderMap,
+    pub id: HeaderValue,
+    pub body: Bytes,
+}
+
+/// What became of a call that was kept.
+pub struct Delivered<L> {
+    pub reached: Reached,
+    pub response: Response<AnswerBody<L>>,
+}
+
 /// What of a call is known before it has a replica.
 struct Call {
     target: Target,
     id: HeaderValue,
-    peer: IpAddr,
+    /// Where its token is to be seen by; `None` where that was done when the call came in.
+    peer: Option<IpAddr>,
     started: Instant,
     /// What it brought for the platform and not for the function.
     authorization: Option<HeaderValue>,
@@ -74,6 +96,34 @@ impl<R: Replicas> Gateway<R> {
         response
     }
 
+    /// Makes a call that was kept. Every way this can go wrong is an answer too.
+    pub async fn deliver(&self, delivery: Delivery) -> Delivered<R::Lease> {
+        let started = Instant::now();
+        let Delivery { target, method, path, headers, id, body } = delivery;
+        let mut request = Request::new(RequestBody::kept(body));
+        (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (method, path.into(), headers);
+        let mut call = Call {
+            target,
+            id: id.clone(),
+            peer: None,
+            started,
+            authorization: None,
+            upgrade: None,
+            exceeded: None,
+        };
+        let (reached, mut response) = match self.pass(&mut call, request).await {
+            Ok(response) => (Reached::Function, response),
+            Err(fault) => {
+                self.replicas.refused(&call.target.name, fault.status(), started.elapsed());
+                (fault.reached(), fault.answer(&id))
+            }
+        };
+        let headers = response.headers_mut();
+        headers.insert(headers::CALL_ID, id);
+        headers.insert(headers::DURATION, text(format!("{:.6}", started.elapsed().as_secs_f64())));
+        Delivered { reached, response }
+    }
+
     async fn answer(
         &self,
         mut request: Request<Incoming>,
@@ -98,6 +148,7 @@ impl<R: Replicas> Gateway<R> {
         parts.uri = path.into();
         parts.version = Version::HTTP_11;
         let (body, exceeded) = RequestBody::new(body, limit);
+        let peer = Some(peer);
         let mut call = Call { target, id, peer, started, authorization, upgrade, exceeded };
         let passed = self.pass(&mut call, outgoing(parts, body)).await;
         if let Err(fault) = &passed {
@@ -115,10 +166,10 @@ impl<R: Replicas> Gateway<R> {
         let deadline = call.started + self.limits.start_timeout;
         let named = || call.target.to_string();
         for _ in 0..ATTEMPTS {
-            let mut lease = self.replicas.acquire(&call.target, false, deadline).await;
-            if let (Err(Unavailable::NeedsToken), Some(door)) = (&lease, &self.door) {
+            let mut lease = self.replicas.acquire(&call.target, call.peer.is_none(), deadline).await;
+            if let (Err(Unavailable::NeedsToken), Some(door), Some(peer)) = (&lease, &self.door, call.peer) {
                 let authorization = call.authorization.as_ref().or(request.headers().get(AUTHORIZATION));
-                let admitted = door.admit(authorization, call.peer).await;
+                let admitted = door.admit(authorization, peer).await;
                 admitted.map_err(|source| Fault::NotAdmitted { target: named(), source })?;
                 lease = self.replicas.acquire(&call.target, true, deadline).await;
             }

@@ -6,16 +6,31 @@ use http::uri::PathAndQuery;
 use crate::function::{NAMESPACE, Target};
 
 const PREFIX: &str = "/function/";
+const LATER: &str = "/async-function/";
 
 /// Whether a path is the trigger's.
 pub fn is_trigger(path: &str) -> bool {
     path.starts_with(PREFIX)
 }
 
+/// Whether a path is that of a call to be made later.
+pub fn is_later(path: &str) -> bool {
+    path.starts_with(LATER)
+}
+
 /// The target, and the path and query as the function sees them. `None` where no function can have this path.
 pub fn route(uri: &Uri) -> Option<(Target, PathAndQuery)> {
+    below(PREFIX, uri)
+}
+
+/// The same for a call to be made later.
+pub fn route_later(uri: &Uri) -> Option<(Target, PathAndQuery)> {
+    below(LATER, uri)
+}
+
+fn below(prefix: &str, uri: &Uri) -> Option<(Target, PathAndQuery)> {
     let whole = uri.path_and_query()?.as_str();
-    let rest = whole.strip_prefix(PREFIX)?;
+    let rest = whole.strip_prefix(prefix)?;
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (name, rest) = rest.split_at(end);
     // OpenFaaS's clients may name the namespace too: `add.openfaas-fn`. No name has a dot of its own.
@@ -45,6 +60,9 @@ mod tests {
         ] {
             let (found, rest) = route(&uri.parse().unwrap()).unwrap();
             assert_eq!((found.to_string().as_str(), rest.as_str()), (target, path));
+            let later = uri.replace("/function/", "/async-function/").parse().unwrap();
+            assert_eq!(route_later(&later), Some((found, rest)));
+            assert_eq!(route(&later), None);
         }
         for uri in [
             "/function/",

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fnbuild::function::Target;
-use fnbuild::gateway::{ColdStart, Gateway, Lease, Limits, Replicas, Unavailable, listen};
+use fnbuild::gateway::{
+    ColdStart, Delivered, Delivery, Gateway, Lease, Limits, Reached, Replicas, Unavailable, listen,
+};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -491,5 +493,38 @@ async fn two_lengths_in_one_request_never_become_two_requests() {
         // A reset is as good an answer as any to such a request.
         let _ = stream.read_to_end(&mut answer).await;
         assert!(requests.load(Ordering::SeqCst) <= 1, "{head}: {}", String::from_utf8_lossy(&answer));
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_was_kept_reaches_the_function_as_it_came() {
+    let address = function(|request: Request<Incoming>| async move {
+        let head = format!("{} {} {:?}", request.method(), request.uri(), request.headers()["x-call-id"]);
+        let length = request.headers()["content-length"].clone();
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        let answer = format!("{head} {length:?} {}", String::from_utf8_lossy(&body));
+        Response::builder().status(418).body(Full::from(answer)).unwrap()
+    })
+    .await;
+    let gateway = Gateway::new(Fixed::at(&[address]), limits());
+    let deliver = |name: &str| {
+        let headers = HeaderMap::from_iter([("x-call-id".parse().unwrap(), "mine".parse().unwrap())]);
+        gateway.deliver(Delivery {
+            target: name.parse().unwrap(),
+            method: http::Method::PUT,
+            path: "/a//b?x=1".parse().unwrap(),
+            headers,
+            id: "mine".parse().unwrap(),
+            body: Bytes::from_static(b"kept"),
+        })
+    };
+    let Delivered { reached, response } = deliver("add").await;
+    assert_eq!((reached, response.status().as_u16()), (Reached::Function, 418));
+    assert_eq!(response.headers()["x-call-id"], "mine");
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, r#"PUT /a//b?x=1 "mine" "4" kept"#);
+    for (name, expected, status) in [("full", Reached::NotYet, 429), ("absent", Reached::Nothing, 404)] {
+        let Delivered { reached, response } = deliver(name).await;
+        assert_eq!((reached, response.status().as_u16()), (expected, status));
     }
 }
