@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 pub use crate::function::parse_duration;
-use crate::function::{Memory, SettingsPatch, parse_cpu};
+use crate::function::{AsyncPatch, Memory, SettingsPatch, parse_cpu};
 
 /// Changes to the settings of the version before; what is not given stays.
 #[derive(clap::Args)]
@@ -36,11 +36,24 @@ pub struct SettingArguments {
     /// Answer only calls that bring a token; =false answers all again
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     require_token: Option<bool>,
+    /// Asynchronous calls that each node makes at once
+    #[arg(long, value_name = "N")]
+    async_concurrency: Option<u32>,
+    /// Asynchronous calls that may wait at each node
+    #[arg(long, value_name = "N")]
+    async_queue: Option<u32>,
+    /// How often an asynchronous call is made before it is a dead letter
+    #[arg(long, value_name = "N")]
+    async_attempts: Option<u32>,
+    /// How long an asynchronous call is tried (10m, 1h)
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    async_max_age: Option<Duration>,
 }
 
 impl SettingArguments {
     pub fn patch(&self) -> anyhow::Result<SettingsPatch> {
         let timeout_ms = self.timeout.map(|time| u64::try_from(time.as_millis())).transpose()?;
+        let max_age_ms = self.async_max_age.map(|time| u64::try_from(time.as_millis())).transpose()?;
         let secrets = (!self.secrets.is_empty()).then(|| BTreeSet::from_iter(self.secrets.iter().cloned()));
         Ok(SettingsPatch {
             env: self.env.iter().map(|text| variable(text)).collect::<anyhow::Result<BTreeMap<_, _>>>()?,
@@ -52,6 +65,12 @@ impl SettingArguments {
             min_scale: self.min_scale,
             max_scale: self.max_scale,
             require_token: self.require_token,
+            asynchronous: AsyncPatch {
+                concurrency: self.async_concurrency,
+                queue: self.async_queue,
+                attempts: self.async_attempts,
+                max_age_ms,
+            },
             ..SettingsPatch::default()
         })
     }

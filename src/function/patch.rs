@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{InvalidSetting, Memory, Settings};
+use super::{AsyncSettings, InvalidSetting, Memory, Settings};
 
 /// What is absent stays as it was; in a map, `null` takes a key away.
 #[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
@@ -41,6 +41,28 @@ pub struct SettingsPatch {
     /// Of the function, whichever version answers: see [`super::FunctionRecord::require_token`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub require_token: Option<bool>,
+    #[serde(rename = "async", skip_serializing_if = "AsyncPatch::is_empty")]
+    pub asynchronous: AsyncPatch,
+}
+
+/// Changes to how asynchronous calls are made.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct AsyncPatch {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_age_ms: Option<u64>,
+}
+
+impl AsyncPatch {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// No Python starts with so little, but other images are content with it; of some values below, the kernel wants none.
@@ -66,6 +88,11 @@ impl SettingsPatch {
         replace(&mut after.concurrency, self.concurrency.as_ref());
         replace(&mut after.min_scale, self.min_scale.as_ref());
         replace(&mut after.max_scale, self.max_scale.as_ref());
+        let (into, patch) = (&mut after.asynchronous, &self.asynchronous);
+        replace(&mut into.concurrency, patch.concurrency.as_ref());
+        replace(&mut into.queue, patch.queue.as_ref());
+        replace(&mut into.attempts, patch.attempts.as_ref());
+        replace(&mut into.max_age_ms, patch.max_age_ms.as_ref());
         check(&after)?;
         Ok(after)
     }
@@ -115,6 +142,10 @@ fn check(settings: &Settings) -> Result<(), InvalidSetting> {
     if settings.max_scale > LARGEST_SCALE {
         return refuse(settings.max_scale.to_string(), "a largest scale of at most 1000");
     }
+    let AsyncSettings { concurrency, queue, attempts, max_age_ms } = settings.asynchronous;
+    if concurrency == 0 || queue == 0 || attempts == 0 || max_age_ms == 0 {
+        return refuse("0".into(), "a bound of asynchronous calls (at least 1)");
+    }
     if settings.min_scale > settings.max_scale {
         return refuse(settings.min_scale.to_string(), "a smallest scale at or below the largest");
     }
@@ -163,6 +194,8 @@ mod tests {
             [("B".to_string(), "2".to_string()), ("C".into(), "3".into())]
         );
         assert_eq!(SettingsPatch::default().apply(&before).unwrap(), before);
+        let once = patch(r#"{"async": {"attempts": 1}}"#).apply(&before).unwrap().asynchronous;
+        assert_eq!((once.attempts, once.queue), (1, before.asynchronous.queue));
     }
 
     #[test]
@@ -179,6 +212,7 @@ mod tests {
             r#"{"maxScale": 0}"#,
             r#"{"maxScale": 1001}"#,
             r#"{"minScale": 9, "maxScale": 3}"#,
+            r#"{"async": {"attempts": 0}}"#,
         ] {
             assert!(patch(json).apply(&Settings::default()).is_err(), "{json}");
         }

@@ -25,6 +25,34 @@ pub struct Settings {
     pub max_scale: u32,
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
+    #[serde(rename = "async", skip_serializing_if = "AsyncSettings::is_usual")]
+    pub asynchronous: AsyncSettings,
+}
+
+/// How a function's asynchronous calls are made, at each node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct AsyncSettings {
+    /// Calls that are made at once.
+    pub concurrency: u32,
+    /// Calls that may wait, those counted that are being made.
+    pub queue: u32,
+    /// How often one call is made.
+    pub attempts: u32,
+    /// How long one call is tried.
+    pub max_age_ms: u64,
+}
+
+impl Default for AsyncSettings {
+    fn default() -> Self {
+        Self { concurrency: 8, queue: 1000, attempts: 5, max_age_ms: 3_600_000 }
+    }
+}
+
+impl AsyncSettings {
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Default for Settings {
@@ -41,6 +69,7 @@ impl Default for Settings {
             max_scale: 4,
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
+            asynchronous: AsyncSettings::default(),
         }
     }
 }
