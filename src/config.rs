@@ -3,6 +3,7 @@
 //! Everything that can be refused without touching a service is refused here; nothing is opened or made.
 
 mod access;
+mod calls;
 mod data_folder;
 mod etcd;
 
@@ -14,6 +15,7 @@ use crate::function::parse_duration as duration;
 use crate::network::{Egress, Subnet};
 
 pub use access::{AccessArguments, AccessConfig, AuthMode, TlsFiles};
+pub use calls::{QueueArguments, QueueSettings};
 pub use data_folder::{DataFolder, DataFolderError};
 pub use etcd::EtcdArguments;
 
@@ -125,6 +127,8 @@ pub struct ConfigArguments {
     /// The largest answer of a call; streams have no bound
     #[arg(long, env = "FNBUILD_MAX_RESPONSE_BODY", default_value = "64Mi", value_parser = size, value_name = "SIZE")]
     max_response_body: u64,
+    #[command(flatten)]
+    calls: QueueArguments,
 }
 
 /// A configuration that makes sense.
@@ -160,6 +164,8 @@ pub struct Config {
     pub source: SourceBounds,
     pub max_request_body: u64,
     pub max_response_body: u64,
+    /// Asynchronous ones.
+    pub calls: QueueSettings,
 }
 
 #[derive(Clone, Debug)]
@@ -233,6 +239,8 @@ impl ConfigArguments {
             ("--max-source", self.max_source == 0),
             ("--max-unpacked", self.max_unpacked == 0),
             ("--max-entries", self.max_entries == 0),
+            ("--async-bytes", self.calls.async_bytes == 0),
+            ("--async-backoff", self.calls.async_backoff.is_zero()),
         ] {
             if zero {
                 return Err(ConfigError::Zero { flag });
@@ -272,6 +280,7 @@ impl ConfigArguments {
             },
             max_request_body: self.max_request_body,
             max_response_body: self.max_response_body,
+            calls: self.calls.into(),
         })
     }
 }
@@ -283,7 +292,7 @@ fn is_namespace(name: &str) -> bool {
 }
 
 /// `50Mi`, `1048576`: bytes.
-fn size(text: &str) -> Result<u64, String> {
+pub fn size(text: &str) -> Result<u64, String> {
     let amount: crate::function::Memory =
         text.parse().map_err(|_| format!("{text:?} is no amount of bytes (for example 512Ki or 50Mi)"))?;
     Ok(amount.0)
@@ -328,6 +337,8 @@ mod tests {
             (&["--max-source", "0"], "--max-source"),
             (&["--max-source", "many"], "--max-source"),
             (&["--keep", "0"], "--keep"),
+            (&["--async-backoff", "0s"], "--async-backoff"),
+            (&["--callback-hosts", "http://a"], "--callback-hosts"),
             (&["--etcd", "http://a:2379"], "--registry"),
         ] {
             let error = config(flags).unwrap_err();

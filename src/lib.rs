@@ -8,7 +8,8 @@
 //! |---|---|---|---|
 //! | 7 | [`cli`] | one file per verb: parse, call, print | all |
 //! | 7 | [`serve`], [`config`] | the validated configuration; assembles the rooms, stops them in order | all but `cli` |
-//! | 6 | [`api`] | the management REST API | `auth`, `cluster`, `publish`, `replica`, `secrets`, `store`, `function`, `oci` |
+//! | 6 | [`api`] | the management REST API | `auth`, `cluster`, `publish`, `queue`, `replica`, `secrets`, `store`, `function`, `oci` |
+//! | 6 | [`queue`] | asynchronous calls and schedules | `cluster`, `gateway`, `store`, `function` |
 //! | 5 | [`gateway`] | the HTTP trigger: route, wait for a replica, proxy | `replica`, `function` |
 //! | 5 | [`registry_server`] | the embedded OCI registry | `oci` |
 //! | 4 | [`publish`] | the one way from a source to a pushed image | `base`, `dependencies`, `registry`, `image`, `source`, `function`, `oci` |
@@ -48,6 +49,7 @@ pub mod network;
 pub mod oci;
 pub mod project;
 pub mod publish;
+pub mod queue;
 pub mod registry;
 pub mod registry_server;
 pub mod replica;

@@ -24,7 +24,9 @@ use crate::base;
 use crate::cluster::{Cluster, Membership};
 use crate::config::{Config, DataFolder, DataFolderError};
 use crate::gateway::{Gateway, Limits, Tls, TlsError, listen};
+use crate::network::Egress;
 use crate::publish::{Published, Workshop};
+use crate::queue::{Dispatcher, Queue, QueueConfig, QueueError, Reach, Schedules, Ticker};
 use crate::registry::{self, Access, Registry, Remembered};
 use crate::replica::{self, FolderId, NetworkSettings, ReplicaConfig, Replicas, ScaleSettings, WallSettings};
 use crate::secrets::{SecretError, SecretKey, Secrets};
@@ -49,6 +51,8 @@ pub enum ServeError {
     Auth(#[from] AuthError),
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error(transparent)]
+    Queue(#[from] QueueError),
     #[error(transparent)]
     Replicas(#[from] replica::Error),
     #[error(transparent)]
@@ -83,6 +87,7 @@ impl ServeError {
             Self::Store(error) => error.hint(),
             Self::Secrets(error) => error.hint(),
             Self::Auth(error) => error.hint(),
+            Self::Queue(error) => error.hint(),
             Self::Replicas(error) => error.hint(),
             Self::Registry(error) => error.hint(),
             Self::Listen { source, .. } => match source.kind() {
@@ -124,6 +129,8 @@ pub struct Server {
     tls: Option<Arc<Tls>>,
     /// What whoever starts it should know of tokens.
     notes: Vec<String>,
+    ticker: Ticker,
+    dispatcher: Dispatcher,
     /// Where there are other nodes.
     member: Option<Member>,
     /// Given back last.
@@ -170,6 +177,11 @@ impl Server {
         let uploads = config.data_dir.join("uploads");
         empty_folder(&uploads)
             .map_err(|source| ServeError::System { step: "make the folder for uploads", source })?;
+        let queue = Queue::open(
+            queue_config(&config, listeners.addresses()),
+            Arc::clone(&store),
+            Arc::clone(&cluster),
+        )?;
         let api = Arc::new(Api {
             changes: Changes::new(
                 Arc::clone(&store),
@@ -177,6 +189,8 @@ impl Server {
                 Arc::clone(&replicas),
                 (config.data_dir.join("unfinished"), config.keep),
             ),
+            queue: Arc::clone(&queue),
+            schedules: Schedules::new(Arc::clone(&store)),
             store,
             secrets,
             tokens,
@@ -199,11 +213,14 @@ impl Server {
             start_timeout: config.start_timeout,
             idle_timeout: config.idle_timeout,
         };
-        let gateway = Gateway::new(Arc::clone(&replicas), limits);
-        let router = Arc::new(Router::new(gateway, Arc::clone(&api), Arc::new(gate)));
+        let gate = Arc::new(gate);
+        let gateway = Gateway::new(Arc::clone(&replicas), limits).with_door(Arc::clone(&gate) as _);
+        let gateway = Arc::new(gateway);
+        let router = Arc::new(Router::new(Arc::clone(&gateway), Arc::clone(&api), gate));
         let sockets = listeners.serving();
         let sockets = sockets.map_err(|source| ServeError::System { step: "serve its listeners", source })?;
         let member = shared.map(|store| Member::start(Membership::new(store, cluster), Arc::clone(&api)));
+        let (dispatcher, ticker) = (Dispatcher::start(&queue, &gateway), Ticker::start(&queue));
         Ok(Self {
             config,
             listeners,
@@ -214,6 +231,8 @@ impl Server {
             embedded,
             tls,
             notes,
+            ticker,
+            dispatcher,
             member,
             _folder: folder,
         })
@@ -273,6 +292,8 @@ impl Server {
         }
         let ending = shutdown.await;
         self.api.stopping.store(true, Ordering::Relaxed);
+        self.ticker.stop().await;
+        self.dispatcher.pause();
         // A server that is handed over is there again before anybody notices.
         if ending == Ending::Stop && !self.config.notice.is_zero() {
             // Balancers see /readyz and look elsewhere; who does not is told to, while the last calls finish.
@@ -287,11 +308,13 @@ impl Server {
         }
         let listeners = (ending == Ending::HandOver).then_some(self.listeners);
         stop.cancel();
+        let dispatched = tokio::spawn(self.dispatcher.stop(self.config.drain));
         for ended in futures_util::future::join_all(serving).await {
             if !ended.unwrap_or(false) {
                 tracing::warn!("calls were cut off: they took longer than --drain");
             }
         }
+        let _ = dispatched.await;
         repair.abort();
         if let Some(member) = self.member {
             member.stop().await;
@@ -388,6 +411,18 @@ fn replica_config(
         scale: scale_settings(config),
         walls: WallSettings { uid_base: config.uid_base, ..WallSettings::default() },
     }
+}
+
+fn queue_config(config: &Config, own: Vec<SocketAddr>) -> QueueConfig {
+    let crate::config::QueueSettings { bytes, backoff, keep_dead, callback_hosts } = config.calls.clone();
+    // An answer goes no further than the function that gave it could have sent it.
+    let reach = match config.network.egress {
+        Egress::None => Reach::Nowhere,
+        Egress::Public => Reach::Public,
+        Egress::All => Reach::Everywhere,
+    };
+    let (folder, request_body) = (config.data_dir.join("queue"), config.max_request_body);
+    QueueConfig { folder, bytes, request_body, backoff, keep_dead, reach, callback_hosts, own }
 }
 
 fn scale_settings(config: &Config) -> ScaleSettings {

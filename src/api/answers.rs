@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::function::{FunctionName, Package, Parameter, Settings, Version, VersionNumber};
 use crate::oci::{Annotations, Digest};
+use crate::queue::ScheduleState;
 
 /// Every error of the platform.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -87,6 +88,8 @@ pub struct Described {
     /// All numbers that can be rolled back to, oldest first.
     pub versions: Vec<VersionNumber>,
     pub replicas: Vec<ReplicaState>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schedules: Vec<ScheduleState>,
     /// The last replica that ended without being asked to, since the server started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_death: Option<Death>,
@@ -189,6 +192,18 @@ pub struct Deleted {
     pub name: FunctionName,
     /// What stays behind although it was to go, one line for each.
     pub kept: Vec<String>,
+}
+
+/// `GET /v1/schedules`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ScheduleList {
+    pub schedules: Vec<ScheduleState>,
+}
+
+/// `DELETE` of calls and schedules: the IDs of what is gone.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Removed {
+    pub removed: Vec<String>,
 }
 
 /// One line of `GET …/logs` (NDJSON).

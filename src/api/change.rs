@@ -18,6 +18,7 @@ use crate::function::{
     FunctionName, FunctionRecord, NewVersion, Settings, SettingsPatch, Version, VersionNumber, VersionRequest,
 };
 use crate::publish::Published;
+use crate::queue::forget_schedules;
 use crate::replica::Replicas;
 use crate::store::{FunctionStore, StoreError, Stored};
 
@@ -260,6 +261,7 @@ impl Changes {
                 Err(error) => return Err(error.into()),
             }
             self.unfinished.strike(name);
+            forget_schedules(&*self.store, name).await?;
             self.replicas.updated(name).await?;
             if !images {
                 return Ok(Vec::new());

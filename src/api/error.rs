@@ -9,6 +9,7 @@ use super::Problem;
 use crate::auth::{AuthError, InvalidTokenName};
 use crate::function::{FunctionName, InvalidName, InvalidSetting, InvalidSplit, VersionNumber};
 use crate::publish::{Blame, PublishError, RegistryError};
+use crate::queue::QueueError;
 use crate::replica;
 use crate::secrets::SecretError;
 use crate::store::StoreError;
@@ -58,6 +59,8 @@ pub enum ApiError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
+    Queue(#[from] QueueError),
+    #[error(transparent)]
     Replica(Box<replica::Error>),
     #[error("{name} changed each time it was tried")]
     Busy { name: FunctionName },
@@ -100,6 +103,7 @@ impl ApiError {
                 Blame::Registry => (StatusCode::SERVICE_UNAVAILABLE, "RegistryUnavailable"),
                 Blame::Machine => (StatusCode::INTERNAL_SERVER_ERROR, "BuildFailed"),
             },
+            Self::Queue(error) => error.describe(),
             Self::Store(StoreError::Conflict { .. }) | Self::Busy { .. } => {
                 (StatusCode::CONFLICT, "Conflict")
             }
@@ -124,6 +128,7 @@ impl ApiError {
             Self::SourceTooLarge { .. } => Some("the server's --max-source raises the bound".into()),
             Self::Store(error) => error.hint(),
             Self::Auth(error) => error.hint(),
+            Self::Queue(error) => error.hint(),
             Self::Replica(error) => error.hint(),
             Self::Registry { source, .. } => source.hint(),
             Self::NoImage { .. } => {

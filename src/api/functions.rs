@@ -72,6 +72,7 @@ pub async fn describe(State(api): Shared, Path(name): Path<String>) -> Result<Js
         require_token: record.require_token,
         versions: record.versions.iter().map(|version| version.number).collect(),
         replicas: [api.replicas_of(&name), api.replicas_elsewhere(&name).await?].concat(),
+        schedules: api.schedules.list(Some(&name)).await?,
         last_death: api.replicas.last_death(&name).map(|death| Death {
             time: death.time.to_string(),
             replica: death.replica,

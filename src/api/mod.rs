@@ -2,6 +2,7 @@
 //! about images or containers.
 
 mod answers;
+mod calls;
 mod change;
 mod doctor;
 mod error;
@@ -14,6 +15,7 @@ mod logs;
 mod nodes;
 mod openfaas;
 mod page;
+mod schedules;
 pub mod secrets;
 mod tokens;
 mod unfinished;
@@ -30,13 +32,14 @@ use axum::routing::{delete, get, post};
 use crate::auth::Tokens;
 use crate::cluster::Cluster;
 use crate::publish::{Published, Workshop};
+use crate::queue::{Queue, Schedules};
 use crate::replica::Replicas;
 use crate::secrets::Secrets;
 use crate::store::FunctionStore;
 
 pub use answers::{
     Attached, Attachments, Death, Deleted, Described, Divided, Examined, Finding, Functions, LogLine,
-    Problem, Pushed, ReplicaState, Scale, Selected, Split, Status, Summary, Versions,
+    Problem, Pushed, Removed, ReplicaState, Scale, ScheduleList, Selected, Split, Status, Summary, Versions,
 };
 pub use change::Changes;
 pub use error::ApiError;
@@ -61,6 +64,8 @@ pub struct Api {
     pub tokens: Tokens,
     pub replicas: Arc<Replicas>,
     pub cluster: Arc<Cluster>,
+    pub queue: Arc<Queue>,
+    pub schedules: Schedules,
     pub published: Published,
     pub workshop: Workshop,
     pub about: About,
@@ -101,6 +106,8 @@ pub fn management(api: Arc<Api>) -> Router {
         .route("/v1/functions/{name}/exec", post(exec::exec))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{name}", delete(tokens::revoke))
+        .merge(calls::routes())
+        .merge(schedules::routes())
         .merge(openfaas::routes())
         .fallback(functions::nothing)
         .layer(DefaultBodyLimit::max(LARGEST_JSON))

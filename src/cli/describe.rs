@@ -9,7 +9,7 @@ use crate::function::{FunctionName, signature};
 use crate::publish::TITLE;
 
 use super::server::{Server, ServerArguments, block_on};
-use super::{Outcome, OutputFormat, Printer, table};
+use super::{Outcome, OutputFormat, Printer, schedule, table};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -96,6 +96,9 @@ fn text(function: &Described, attached: &[Attached]) -> anyhow::Result<String> {
             ]
         });
         writeln!(text, "\n{}", table(["ATTACHED", "FILE", "DIGEST"], rows))?;
+    }
+    if !function.schedules.is_empty() {
+        writeln!(text, "\n{}", schedule::table_of(&function.schedules))?;
     }
     write!(text, "\n{}", replicas(&function.replicas))?;
     Ok(text)

@@ -20,6 +20,7 @@ fn from(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         crate::containerd::Error,
         crate::network::Error,
         crate::dependencies::DependencyError,
+        crate::queue::QueueError,
         crate::registry::Error,
         crate::registry_server::ServerError,
         crate::secrets::SecretError,

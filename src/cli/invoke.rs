@@ -56,7 +56,8 @@ pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> 
     })
 }
 
-fn data(text: &str) -> anyhow::Result<Vec<u8>> {
+/// Text as it is, `@FILE`, or `-` for standard input.
+pub fn data(text: &str) -> anyhow::Result<Vec<u8>> {
     if text == "-" {
         let mut bytes = Vec::new();
         std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read the body from stdin")?;

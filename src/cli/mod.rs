@@ -6,6 +6,7 @@
 mod author;
 mod base;
 mod build;
+mod calls;
 mod completions;
 mod config;
 mod delete;
@@ -33,6 +34,7 @@ mod requirements;
 mod rollback;
 mod route;
 mod scale;
+mod schedule;
 mod secret;
 mod serve;
 mod server;
@@ -103,6 +105,8 @@ enum Verb {
     Base(base::Arguments),
     /// Make an image from a zip, a .py file or a folder
     Build(Box<build::Arguments>),
+    /// Look after asynchronous calls that wait or failed
+    Calls(calls::Arguments),
     /// Print a completion script for a shell
     Completions(completions::Arguments),
     /// Change what a function is run with
@@ -147,6 +151,8 @@ enum Verb {
     Rollback(rollback::Arguments),
     /// Say how many replicas stay up without calls
     Scale(scale::Arguments),
+    /// Have a function called by itself, at given times
+    Schedule(schedule::Arguments),
     /// Keep keys and passwords for functions
     Secret(secret::Arguments),
     /// Run the server: records, replicas, the trigger and the management API
@@ -204,6 +210,7 @@ fn run(verb: Verb, common: &Common, printer: &Printer) -> anyhow::Result<Outcome
     match verb {
         Verb::Base(arguments) => base::run(arguments, common, printer),
         Verb::Build(arguments) => build::run(&arguments, common, printer),
+        Verb::Calls(arguments) => calls::run(&arguments, printer),
         Verb::Completions(arguments) => completions::run(&arguments, printer),
         Verb::LogWriter(arguments) => log_writer::run(&arguments),
         Verb::Config(arguments) => config::run(&arguments, printer),
@@ -224,6 +231,7 @@ fn run(verb: Verb, common: &Common, printer: &Printer) -> anyhow::Result<Outcome
         Verb::Route(arguments) => route::run(&arguments, printer),
         Verb::Rollback(arguments) => rollback::run(&arguments, printer),
         Verb::Scale(arguments) => scale::run(&arguments, printer),
+        Verb::Schedule(arguments) => schedule::run(&arguments, printer),
         Verb::Secret(arguments) => secret::run(&arguments, printer),
         Verb::Serve(arguments) => serve::run(*arguments, common, printer),
         Verb::Status(arguments) => status::run(&arguments, printer),

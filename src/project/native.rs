@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::text::{self, Text};
 use super::{Planned, Project, ProjectError};
-use crate::function::{EntryPoint, FunctionName, Memory, Settings, SettingsPatch};
+use crate::function::{AsyncPatch, EntryPoint, FunctionName, Memory, Settings, SettingsPatch};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -43,6 +43,11 @@ struct Table {
     concurrency: Option<u32>,
     min_scale: Option<u32>,
     max_scale: Option<u32>,
+    async_concurrency: Option<u32>,
+    async_queue: Option<u32>,
+    async_attempts: Option<u32>,
+    #[serde(default, deserialize_with = "text::time")]
+    async_max_age: Option<u64>,
 }
 
 pub(super) fn read(text: &str, path: &Path, folder: &Path) -> Result<Project, ProjectError> {
@@ -68,6 +73,12 @@ impl Table {
             max_scale: self.max_scale,
             labels: set(self.labels),
             annotations: set(self.annotations),
+            asynchronous: AsyncPatch {
+                concurrency: self.async_concurrency,
+                queue: self.async_queue,
+                attempts: self.async_attempts,
+                max_age_ms: self.async_max_age,
+            },
             ..SettingsPatch::default()
         };
         let source = folder.join(self.source.unwrap_or_else(|| name.as_str().into()));
@@ -116,6 +127,8 @@ mod tests {
             concurrency = 2
             min-scale = 1
             max-scale = 3
+            async-attempts = 2
+            async-max-age = "10m"
         "#)
         .unwrap();
         let [add, mail] = project.functions.as_slice() else { panic!("{project:?}") };
@@ -130,6 +143,7 @@ mod tests {
         assert_eq!(settings.env.values().collect::<Vec<_>>(), ["localhost", "25", "true"]);
         assert_eq!((settings.memory.0, settings.cpu_millis, settings.timeout_ms), (512 << 20, 500, 90_000));
         assert_eq!((settings.concurrency, settings.min_scale, settings.max_scale), (2, 1, 3));
+        assert_eq!((settings.asynchronous.attempts, settings.asynchronous.max_age_ms), (2, 600_000));
         assert_eq!((settings.labels["team"].as_str(), settings.secrets.len()), ("web", 1));
     }
 

@@ -13,7 +13,8 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tower::ServiceExt;
 
 use crate::api::{self, Api};
-use crate::gateway::{self, AnswerBody, Connection, Gateway, is_trigger};
+use crate::gateway::{self, AnswerBody, Connection, Gateway, is_later, is_trigger};
+use crate::queue::Queue;
 use crate::replica::Replicas;
 
 use super::gate::Gate;
@@ -24,7 +25,8 @@ type CallBody = AnswerBody<<Arc<Replicas> as gateway::Replicas>::Lease>;
 
 /// The trigger, the management API and the health pages, side by side.
 pub struct Router {
-    gateway: Gateway<Arc<Replicas>>,
+    gateway: Arc<Gateway<Arc<Replicas>>>,
+    queue: Arc<Queue>,
     management: axum::Router,
     health: axum::Router,
     /// It tells nothing, and asks whoever looks at it for a token itself.
@@ -35,9 +37,10 @@ pub struct Router {
 }
 
 impl Router {
-    pub fn new(gateway: Gateway<Arc<Replicas>>, api: Arc<Api>, gate: Arc<Gate>) -> Self {
+    pub fn new(gateway: Arc<Gateway<Arc<Replicas>>>, api: Arc<Api>, gate: Arc<Gate>) -> Self {
         Self {
-            gateway: gateway.with_door(Arc::clone(&gate) as _),
+            gateway,
+            queue: Arc::clone(&api.queue),
             management: api::management(Arc::clone(&api)),
             health: api::health(api),
             page: api::page(),
@@ -53,12 +56,17 @@ impl Router {
 
     async fn answer(&self, mut request: Request<Incoming>, from: Connection) -> Response<Answer> {
         let path = request.uri().path();
-        if is_trigger(path) {
+        let later = is_later(path);
+        if later || is_trigger(path) {
             if self.refuses.load(Ordering::Relaxed) {
                 return draining().map(Answer::Page);
             }
             if from.encrypted {
                 request.headers_mut().entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("https"));
+            }
+            if later {
+                let taken = self.queue.accept(request, from.peer.ip(), &*self.gate).await;
+                return taken.map(|body| Answer::Page(axum::body::Body::new(body)));
             }
             return self.gateway.call(request, from.peer.ip()).await.map(Answer::Call);
         }

@@ -21,6 +21,7 @@ mod plain_http;
 mod platforms;
 mod project;
 mod push;
+mod queue;
 mod recovery;
 mod registries;
 mod registry_clients;

@@ -9,6 +9,7 @@ pub mod containerd;
 pub mod etcd;
 pub mod faulty;
 pub mod link;
+pub mod receiver;
 pub mod registry;
 pub mod server;
 
