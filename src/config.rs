@@ -6,6 +6,7 @@ mod access;
 mod calls;
 mod data_folder;
 mod etcd;
+mod local;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -21,8 +22,9 @@ pub use etcd::EtcdArguments;
 
 /// Where the registry is that comes with the server.
 const EMBEDDED_REGISTRY: &str = "localhost:5000";
+const EMBEDDED_PORT: u16 = 5000;
 
-/// What `fnbuild serve` can be told.
+// What `fnbuild serve` can be told.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ConfigArguments {
     /// Where to listen; may be given more than once
@@ -172,8 +174,9 @@ pub struct Config {
 pub struct RegistryConfig {
     /// `HOST[:PORT]`.
     pub host: String,
-    /// None was named: the server brings its own, unless one answers there already.
-    pub embedded: bool,
+    /// None was named: the server brings its own to this port, unless one answers there already. 0: to a free one, which
+    /// is the host's then.
+    pub embedded: Option<u16>,
     pub plain_http: bool,
     pub insecure: bool,
     pub ca: Option<PathBuf>,
@@ -210,6 +213,8 @@ pub enum ConfigError {
         "--etcd is for several machines, which need one registry that all of them reach: name it with --registry"
     )]
     EtcdWithoutRegistry,
+    #[error("the environment is no configuration: {what}")]
+    Environment { what: String },
     #[error("--dns {address} is a loopback address, which means something else inside a container")]
     LoopbackDns { address: Ipv4Addr },
 }
@@ -250,7 +255,7 @@ impl ConfigArguments {
         let Self { subnet, cni_plugins: plugins, dns, egress, .. } = self;
         let Self { registry, plain_http, insecure, registry_ca: ca, .. } = self;
         let notice = if self.etcd.is_named() { self.notice } else { Duration::ZERO };
-        let embedded = registry.is_none();
+        let embedded = registry.is_none().then_some(EMBEDDED_PORT);
         let host = registry.unwrap_or_else(|| EMBEDDED_REGISTRY.into());
         Ok(Config {
             data_dir,

@@ -6,6 +6,7 @@
 mod embedded;
 mod gate;
 mod listeners;
+mod local;
 mod member;
 mod router;
 
@@ -22,7 +23,7 @@ use crate::api::{About, Api, Changes};
 use crate::auth::{AuthError, Tokens};
 use crate::base;
 use crate::cluster::{Cluster, Membership};
-use crate::config::{Config, DataFolder, DataFolderError};
+use crate::config::{Config, ConfigError, DataFolder, DataFolderError};
 use crate::gateway::{Gateway, Limits, Tls, TlsError, listen};
 use crate::network::Egress;
 use crate::publish::{Published, Workshop};
@@ -35,12 +36,15 @@ use crate::store::{EtcdStore, FunctionStore, SledStore, StoreError};
 use embedded::Embedded;
 use gate::Gate;
 pub use listeners::Listeners;
+pub use local::Local;
 use member::Member;
 use router::Router;
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     #[error(transparent)]
     Folder(#[from] DataFolderError),
     #[error(transparent)]
@@ -101,7 +105,7 @@ impl ServeError {
             Self::RegistryPort { .. } => {
                 Some("free that port, or name a registry with --registry HOST[:PORT]".into())
             }
-            Self::Tls(_) | Self::System { .. } => None,
+            Self::Config(_) | Self::Tls(_) | Self::System { .. } => None,
         }
     }
 }
@@ -139,7 +143,7 @@ pub struct Server {
 
 impl Server {
     /// Opens everything. `program` is fnbuild itself, as containerd is to start it for the logs.
-    pub async fn start(config: Config, program: PathBuf) -> Result<Self, ServeError> {
+    pub async fn start(mut config: Config, program: PathBuf) -> Result<Self, ServeError> {
         let folder = DataFolder::open(&config.data_dir)?;
         let (store, shared) = open_store(&config, &folder).await?;
         let id = FolderId::of(folder.path())?;
@@ -147,9 +151,12 @@ impl Server {
         let mut listeners = Listeners::bind(&config.listen)?;
         let port = listeners.addresses().first().map(SocketAddr::port);
         let embedded = match config.registry.embedded {
-            true => Some(Embedded::start(&config.data_dir.join("registry")).await?),
-            false => None,
+            Some(port) => Some(Embedded::start(&config.data_dir.join("registry"), port).await?),
+            None => None,
         };
+        if let Some(embedded) = &embedded {
+            config.registry.host = embedded.host();
+        }
         let registry = Arc::new(registry_of(&config)?);
         let key = SecretKey::load_or_create(&config.secret_key_file)?;
         let secrets = Arc::new(Secrets::new(Arc::clone(&store), key));
@@ -239,6 +246,11 @@ impl Server {
     }
 
     /// Where it listens, ports that were free to choose included.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.addresses()
+    }
+
+    /// The same as people write it.
     pub fn urls(&self) -> Vec<String> {
         self.listeners.addresses().iter().map(|address| url_of(address, self.tls.is_some())).collect()
     }
@@ -246,6 +258,11 @@ impl Server {
     /// What there is to know of tokens, if management takes any.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// `HOST[:PORT]` of where its images are.
+    pub fn registry_host(&self) -> &str {
+        &self.config.registry.host
     }
 
     /// What became of the registry that comes with the server, unless another one was named.

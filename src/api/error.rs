@@ -131,6 +131,9 @@ impl ApiError {
             Self::Queue(error) => error.hint(),
             Self::Replica(error) => error.hint(),
             Self::Registry { source, .. } => source.hint(),
+            Self::NoVersion { name, .. } => {
+                Some(format!("`fnbuild versions {name}` lists those that are there"))
+            }
             Self::NoImage { .. } => {
                 Some("push the image first; the server and the push must mean one registry".into())
             }

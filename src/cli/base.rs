@@ -29,16 +29,22 @@ enum Verb {
     /// Take an image from a registry as a base
     Import(Import),
     /// List the bases that are here
-    #[command(visible_alias = "ls")]
+    #[command(visible_alias = "ls", after_help = "Example:\n  fnbuild base list")]
     List {
+        /// How the result is printed
         #[arg(short, long, value_enum, default_value_t)]
         output: OutputFormat,
     },
     /// Print where the bases are kept, or where the manifest of one of them is
-    Path { name: Option<String> },
+    #[command(after_help = "Example:\n  fnbuild base path python3.11-flask2.3")]
+    Path {
+        /// The base's name
+        name: Option<String>,
+    },
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  fnbuild base build base-layers/python3.11-flask2.3")]
 struct Build {
     /// A folder with recipe.toml and lock.toml
     recipe: PathBuf,
@@ -54,11 +60,13 @@ struct Build {
     /// linux/amd64 or linux/arm64 [default: this machine's]
     #[arg(long)]
     platform: Option<String>,
+    /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  fnbuild base import registry.example.com/python:3.11 --tag mine")]
 struct Import {
     /// The image, for example registry:5000/python:3.11 or localhost:5000/fnbuild/base@sha256:…
     reference: Reference,
@@ -70,6 +78,7 @@ struct Import {
     platform: Option<Platform>,
     #[command(flatten)]
     access: AccessArguments,
+    /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }

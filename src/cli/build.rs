@@ -22,6 +22,10 @@ use crate::oci::{Descriptor, Reference, Tag};
 use crate::publish::{self, Arrival, BuiltImage, Job, Meter};
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n\
+    \x20 fnbuild build func.zip\n\
+    \x20 fnbuild build add/ -o docker-archive:add.tar\n\
+    \x20 fnbuild build add/ --platform linux/amd64,linux/arm64 -o oci:images:v1")]
 pub struct Arguments {
     /// A .zip, a .py file or a folder
     source: PathBuf,

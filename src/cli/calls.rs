@@ -23,15 +23,18 @@ enum Verb {
     #[command(visible_alias = "ls")]
     List(List),
     /// Show a call: what was asked, and what came of it
+    #[command(after_help = "Example:\n  fnbuild calls show 4f2a9c")]
     Show(One),
     /// Make a call again, from its first attempt on
+    #[command(after_help = "Example:\n  fnbuild calls retry 4f2a9c")]
     Retry(One),
     /// Drop a call for good
-    #[command(visible_alias = "rm")]
+    #[command(visible_alias = "rm", after_help = "Example:\n  fnbuild calls drop 4f2a9c")]
     Drop(One),
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  fnbuild calls list mail --state dead")]
 struct List {
     /// Only this function's
     name: Option<FunctionName>,
@@ -40,6 +43,7 @@ struct List {
     state: Option<String>,
     #[command(flatten)]
     server: ServerArguments,
+    /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }
@@ -50,6 +54,7 @@ struct One {
     id: String,
     #[command(flatten)]
     server: ServerArguments,
+    /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }

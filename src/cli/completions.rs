@@ -6,7 +6,9 @@ use clap_complete::Shell;
 use super::{Cli, Outcome, Printer};
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  fnbuild completions bash > /etc/bash_completion.d/fnbuild")]
 pub struct Arguments {
+    /// The shell
     #[arg(value_enum)]
     shell: Shell,
 }

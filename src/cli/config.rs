@@ -10,12 +10,16 @@ use super::settings::SettingArguments;
 use super::{Outcome, OutputFormat, Printer};
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n\
+    \x20 fnbuild config add -e GREETING=hello -e OLD- --memory 512Mi --timeout 90s")]
 pub struct Arguments {
+    /// The function
     name: FunctionName,
     #[command(flatten)]
     settings: SettingArguments,
     #[command(flatten)]
     server: ServerArguments,
+    /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }

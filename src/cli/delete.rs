@@ -9,13 +9,16 @@ use super::server::{Server, ServerArguments, block_on};
 use super::{Outcome, OutputFormat, Printer};
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  fnbuild delete add --images")]
 pub struct Arguments {
+    /// The function
     name: FunctionName,
     /// Delete its images from the registry too, except what something else uses
     #[arg(long)]
     images: bool,
     #[command(flatten)]
     server: ServerArguments,
+    /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }

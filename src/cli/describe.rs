@@ -12,10 +12,13 @@ use super::server::{Server, ServerArguments, block_on};
 use super::{Outcome, OutputFormat, Printer, schedule, table};
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  fnbuild describe add -o json")]
 pub struct Arguments {
+    /// The function
     name: FunctionName,
     #[command(flatten)]
     server: ServerArguments,
+    /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }

@@ -8,12 +8,14 @@ use super::server::{Server, ServerArguments, block_on};
 use super::{Outcome, OutputFormat, Printer};
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  fnbuild doctor --repair")]
 pub struct Arguments {
     /// Put right what can be put right; records are never changed
     #[arg(long)]
     repair: bool,
     #[command(flatten)]
     server: ServerArguments,
+    /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }

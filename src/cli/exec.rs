@@ -13,13 +13,16 @@ use super::server::{Server, ServerArguments, whole};
 use super::{Outcome, Printer};
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  fnbuild exec add -- python3 --version")]
 pub struct Arguments {
+    /// The function
     name: FunctionName,
     /// In this replica instead of any
     #[arg(long, value_name = "ID")]
     replica: Option<String>,
     #[command(flatten)]
     server: ServerArguments,
+    /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,
 }

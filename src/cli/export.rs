@@ -8,7 +8,9 @@ use super::server::{Server, ServerArguments, block_on};
 use super::{Outcome, Printer};
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  fnbuild export add mail --as kubernetes > functions.yaml")]
 pub struct Arguments {
+    /// The functions
     #[arg(required = true)]
     names: Vec<FunctionName>,
     /// The engine that will run them

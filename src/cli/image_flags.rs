@@ -10,7 +10,7 @@ use crate::function::{EntryPoint, FunctionName, Memory};
 use crate::oci::Platform;
 use crate::{dependencies, image, source};
 
-/// What goes into an image beside the code.
+// What goes into an image beside the code.
 #[derive(clap::Args)]
 pub struct ImageArguments {
     /// What answers a call [default: func:run, or the .py file's own name]

@@ -13,6 +13,10 @@ use super::server::{Server, ServerArguments, block_on, whole};
 use super::{Outcome, Printer};
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n\
+    \x20 fnbuild invoke add -d '{\"x\": 3, \"y\": 5}'\n\
+    \x20 fnbuild invoke add@2 -d @body.json --timing\n\
+    \x20 fnbuild invoke thumbnail -d - --content-type image/png < photo.png")]
 pub struct Arguments {
     /// NAME, or NAME@VERSION for one version of it
     #[arg(value_name = "NAME")]

@@ -6,9 +6,11 @@ use super::server::{Server, ServerArguments, block_on};
 use super::{Outcome, OutputFormat, Printer, table};
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  fnbuild list -o json")]
 pub struct Arguments {
     #[command(flatten)]
     server: ServerArguments,
+    /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }
@@ -22,7 +24,7 @@ pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> 
     Ok(Outcome::Success)
 }
 
-async fn all(server: &Server) -> anyhow::Result<Vec<Summary>> {
+pub async fn all(server: &Server) -> anyhow::Result<Vec<Summary>> {
     let mut functions = Vec::new();
     let mut path = "/v1/functions".to_string();
     loop {

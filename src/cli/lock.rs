@@ -14,6 +14,7 @@ use crate::oci::Platform;
 use crate::source::{self, Source};
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  fnbuild lock stats/")]
 pub struct Arguments {
     /// A folder (the lock is written into it), a zip or a .py file (beside it)
     source: PathBuf,

@@ -14,10 +14,13 @@ use super::{Common, Outcome, Printer};
 const LONGEST: u64 = 64 << 10;
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n\
+    \x20 fnbuild login registry.example.com --username me --password-stdin < password.txt")]
 pub struct Arguments {
     /// The registry
     #[arg(env = "FNBUILD_REGISTRY", default_value = "localhost:5000", value_name = "HOST[:PORT]")]
     registry: String,
+    /// The user
     #[arg(short, long)]
     username: Option<String>,
     /// Read the password from standard input

@@ -7,6 +7,7 @@ use crate::registry::{Remembered, credentials};
 use super::{Common, Outcome, Printer};
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  fnbuild logout registry.example.com")]
 pub struct Arguments {
     /// The registry
     #[arg(env = "FNBUILD_REGISTRY", default_value = "localhost:5000", value_name = "HOST[:PORT]")]

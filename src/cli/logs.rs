@@ -14,7 +14,9 @@ use super::settings::parse_duration;
 use super::{Outcome, OutputFormat, Printer};
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  fnbuild logs add -f --since 5m")]
 pub struct Arguments {
+    /// The function
     name: FunctionName,
     /// Go on with what is printed from here on
     #[arg(short, long)]
@@ -27,6 +29,7 @@ pub struct Arguments {
     tail: Option<usize>,
     #[command(flatten)]
     server: ServerArguments,
+    /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }
@@ -41,29 +44,37 @@ pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> 
         path += &format!("&since={}", since.as_secs_f64());
     }
     block_on(async {
-        let response = server.send_ok(server.request(Method::GET, &path).body(whole(""))?).await?;
-        let mut body = response.into_body();
-        let mut rest = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let Ok(bytes) = frame.context("the logs broke off")?.into_data() else { continue };
-            rest.extend_from_slice(&bytes);
-            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = rest.drain(..=end).collect();
-                show(&line, arguments.output, printer)?;
-            }
-        }
+        follow(&server, &path, |line| show(&line, arguments.output, printer)).await?;
         Ok(Outcome::Success)
     })
 }
 
-fn show(line: &[u8], output: OutputFormat, printer: &Printer) -> anyhow::Result<()> {
+/// Gives each line that the server has at this path, as it comes.
+pub async fn follow(
+    server: &Server,
+    path: &str,
+    mut show: impl FnMut(LogLine) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let response = server.send_ok(server.request(Method::GET, path).body(whole(""))?).await?;
+    let mut body = response.into_body();
+    let mut rest = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(bytes) = frame.context("the logs broke off")?.into_data() else { continue };
+        rest.extend_from_slice(&bytes);
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = rest.drain(..=end).collect();
+            show(serde_json::from_slice(&line).context("what the server sent is no log line")?)?;
+        }
+    }
+    Ok(())
+}
+
+fn show(line: &LogLine, output: OutputFormat, printer: &Printer) -> anyhow::Result<()> {
     match output {
-        OutputFormat::Json => printer.data(String::from_utf8_lossy(line).trim_end()),
+        OutputFormat::Json => printer.data(serde_json::to_string(line)?),
         OutputFormat::Text => {
-            let line: LogLine =
-                serde_json::from_slice(line).context("what the server sent is no log line")?;
             let LogLine { time, version, replica, stream, call, text } = line;
-            let call = call.map(|call| format!(" {call}")).unwrap_or_default();
+            let call = call.as_ref().map(|call| format!(" {call}")).unwrap_or_default();
             printer.data(format!("{time} v{version} {replica}{call} {stream}: {text}"));
         }
     }

@@ -23,6 +23,7 @@ mod log_writer;
 mod login;
 mod logout;
 mod logs;
+mod man;
 mod new;
 mod nodes;
 mod output;
@@ -33,6 +34,7 @@ mod report;
 mod requirements;
 mod rollback;
 mod route;
+mod run;
 mod scale;
 mod schedule;
 mod secret;
@@ -66,7 +68,7 @@ struct Cli {
     verb: Verb,
 }
 
-/// What every verb takes.
+// What every verb takes.
 #[derive(Args)]
 pub struct Common {
     /// Where bases, caches and records are kept [default: /var/lib/fnbuild as root, else the XDG data folder]
@@ -141,6 +143,8 @@ enum Verb {
     Push(Box<push::Arguments>),
     /// Show what a function printed
     Logs(logs::Arguments),
+    /// Write a man page for every verb
+    Man(man::Arguments),
     /// Make a folder with a new function and its test
     New(new::Arguments),
     /// List the nodes, their load and their capacity
@@ -149,6 +153,8 @@ enum Verb {
     Route(route::Arguments),
     /// Go back to an earlier version
     Rollback(rollback::Arguments),
+    /// Run a function on this machine, and anew with every save
+    Run(Box<run::Arguments>),
     /// Say how many replicas stay up without calls
     Scale(scale::Arguments),
     /// Have a function called by itself, at given times
@@ -226,10 +232,12 @@ fn run(verb: Verb, common: &Common, printer: &Printer) -> anyhow::Result<Outcome
         Verb::Push(arguments) => push::run(&arguments, common, printer),
         Verb::Lock(arguments) => lock::run(&arguments, common, printer),
         Verb::Logs(arguments) => logs::run(&arguments, printer),
+        Verb::Man(arguments) => man::run(&arguments, printer),
         Verb::New(arguments) => new::run(&arguments, printer),
         Verb::Nodes(arguments) => nodes::run(&arguments, printer),
         Verb::Route(arguments) => route::run(&arguments, printer),
         Verb::Rollback(arguments) => rollback::run(&arguments, printer),
+        Verb::Run(arguments) => run::run(&arguments, common, printer),
         Verb::Scale(arguments) => scale::run(&arguments, printer),
         Verb::Schedule(arguments) => schedule::run(&arguments, printer),
         Verb::Secret(arguments) => secret::run(&arguments, printer),
@@ -254,5 +262,38 @@ mod tests {
             assert!(verb.get_about().is_some(), "the list of verbs says nothing of {}", verb.get_name());
         }
         command.debug_assert();
+    }
+
+    #[test]
+    fn the_examples_in_the_help_can_be_called() {
+        let mut command = <Cli as clap::CommandFactory>::command();
+        command.build();
+        let mut verbs = vec![&command];
+        while let Some(verb) = verbs.pop() {
+            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in help.lines().filter(|line| line.starts_with("  fnbuild ")) {
+                let parsed = Cli::try_parse_from(words(line));
+                assert!(
+                    parsed.is_ok(),
+                    "{line}: {}",
+                    parsed.err().map(|e| e.to_string()).unwrap_or_default()
+                );
+            }
+            verbs.extend(verb.get_subcommands());
+        }
+    }
+
+    /// As a shell divides a line, up to where it is redirected.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut is_quoted) = (vec![String::new()], false);
+        for c in line.trim().split(['>', '<', '|']).next().unwrap().trim().chars() {
+            match (c, words.last_mut()) {
+                ('\'', _) => is_quoted = !is_quoted,
+                (' ', _) if !is_quoted => words.push(String::new()),
+                (c, Some(word)) => word.push(c),
+                (_, None) => unreachable!("there is always a last word"),
+            }
+        }
+        words
     }
 }

@@ -7,9 +7,11 @@ use super::server::{Server, ServerArguments, block_on};
 use super::{Outcome, OutputFormat, Printer, table};
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  fnbuild nodes")]
 pub struct Arguments {
     #[command(flatten)]
     server: ServerArguments,
+    /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }

@@ -82,7 +82,7 @@ impl Printer {
             let text = cause.to_string();
             // Some libraries repeat their source in their own text; saying it once is enough.
             if !shown.ends_with(&text) {
-                let _ = writeln!(stderr, "  because: {text}");
+                let _ = writeln!(stderr, "  because: {}", text.trim_end());
             }
             shown = text;
         }

@@ -25,6 +25,10 @@ use super::settings::SettingArguments;
 use super::{Common, Outcome, OutputFormat, Printer, tell};
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n\
+    \x20 fnbuild push func.zip\n\
+    \x20 fnbuild push add/ -e GREETING=hello --memory 512Mi --min-scale 1\n\
+    \x20 fnbuild push add.py --image-only --registry registry.example.com --tag v1")]
 pub struct Arguments {
     /// A zip, a .py file or a folder
     source: PathBuf,
@@ -57,6 +61,7 @@ pub struct Arguments {
     server: ServerArguments,
     #[command(flatten)]
     settings: SettingArguments,
+    /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }

@@ -26,6 +26,8 @@ enum Verb {
 
 /// Serve a registry
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n\
+    \x20 fnbuild registry serve --listen 0.0.0.0:5000 --htpasswd users --tls-cert cert.pem --tls-key key.pem")]
 struct ServeArguments {
     /// Where to listen; may be given several times
     #[arg(
@@ -61,7 +63,7 @@ struct ServeArguments {
     policy: PolicyArguments,
 }
 
-/// What a collection may remove
+// What a collection may remove
 #[derive(clap::Args)]
 struct PolicyArguments {
     /// Remove manifests that have had no tag for so long (7d); without this they are kept
@@ -74,12 +76,14 @@ struct PolicyArguments {
 
 /// Remove what no manifest keeps, beside pushes or without a server
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  fnbuild registry gc --dry-run")]
 struct GcArguments {
     /// Only say what would go
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     policy: PolicyArguments,
+    /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::Printer;
 use crate::registry::{Access, Registry, Remembered};
 
-/// Where images are.
+// Where images are.
 #[derive(clap::Args)]
 pub struct RegistryArguments {
     /// The registry that images are pushed to
@@ -15,7 +15,7 @@ pub struct RegistryArguments {
     pub access: AccessArguments,
 }
 
-/// What is allowed towards a registry.
+// What is allowed towards a registry.
 #[derive(clap::Args)]
 pub struct AccessArguments {
     /// Talk to the registry without TLS, although it is not on this machine

@@ -9,13 +9,16 @@ use super::server::{Server, ServerArguments, block_on};
 use super::{Outcome, OutputFormat, Printer};
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n  fnbuild rollback add\n  fnbuild rollback add 3")]
 pub struct Arguments {
+    /// The function
     name: FunctionName,
     /// The version to go back to [default: the one before the current]
     #[arg(value_name = "VERSION")]
     to: Option<VersionNumber>,
     #[command(flatten)]
     server: ServerArguments,
+    /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }

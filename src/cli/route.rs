@@ -11,7 +11,9 @@ use super::server::{Server, ServerArguments, block_on};
 use super::{Outcome, OutputFormat, Printer};
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n  fnbuild route add --to 3=90 --to 4=10\n  fnbuild route add --clear")]
 pub struct Arguments {
+    /// The function
     name: FunctionName,
     /// So many percent of the calls go to this version; all together 100
     #[arg(long, value_name = "VERSION=PERCENT", value_parser = share, required_unless_present = "clear")]
@@ -21,6 +23,7 @@ pub struct Arguments {
     clear: bool,
     #[command(flatten)]
     server: ServerArguments,
+    /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }

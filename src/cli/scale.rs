@@ -10,12 +10,15 @@ use super::server::{Server, ServerArguments, block_on};
 use super::{Outcome, OutputFormat, Printer, describe};
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n  fnbuild scale add 2\n  fnbuild scale add")]
 pub struct Arguments {
+    /// The function
     name: FunctionName,
     /// How many stay up without calls, over all nodes [default: leave it as it is, and show what runs]
     replicas: Option<u32>,
     #[command(flatten)]
     server: ServerArguments,
+    /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }

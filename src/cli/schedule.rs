@@ -10,7 +10,11 @@ use super::server::{Server, ServerArguments, block_on};
 use super::{Outcome, OutputFormat, Printer, invoke, table};
 
 #[derive(clap::Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "Examples:\n  fnbuild schedule mail '*/5 * * * *' -d '{\"to\": \"me\"}'\n  fnbuild schedule mail @daily --time-zone Europe/Berlin"
+)]
 pub struct Arguments {
     #[command(subcommand)]
     verb: Option<Verb>,
@@ -34,6 +38,7 @@ struct Add {
     time_zone: String,
     #[command(flatten)]
     server: ServerArguments,
+    /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }
@@ -49,22 +54,26 @@ enum Verb {
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  fnbuild schedule list")]
 struct List {
     /// Only this function's
     name: Option<FunctionName>,
     #[command(flatten)]
     server: ServerArguments,
+    /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  fnbuild schedule remove mail")]
 struct Remove {
     /// A function, for all of its schedules, or the ID of one
     #[arg(value_name = "NAME|ID")]
     which: String,
     #[command(flatten)]
     server: ServerArguments,
+    /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }

@@ -32,7 +32,9 @@ enum Verb {
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  fnbuild secret create db --from-file password.txt")]
 struct Create {
+    /// The secret
     name: SecretName,
     /// Read the value from this file instead of stdin
     #[arg(long, value_name = "FILE")]
@@ -45,15 +47,19 @@ struct Create {
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  fnbuild secret list")]
 struct List {
     #[command(flatten)]
     server: ServerArguments,
+    /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  fnbuild secret delete db")]
 struct Delete {
+    /// The secret
     name: SecretName,
     #[command(flatten)]
     server: ServerArguments,

@@ -13,6 +13,10 @@ use crate::serve::{self, Ending, Listeners, Server};
 use super::{Common, Outcome, Printer};
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n\
+    \x20 fnbuild serve\n\
+    \x20 fnbuild serve --listen 127.0.0.1:8080,0.0.0.0:80 --pool 4\n\
+    \x20 fnbuild serve --etcd http://10.0.0.1:2379 --registry registry.example.com")]
 pub struct Arguments {
     #[command(flatten)]
     config: ConfigArguments,

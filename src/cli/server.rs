@@ -16,7 +16,7 @@ use crate::api::Problem;
 
 use super::tls::{Tls, TlsError};
 
-/// Where the server is.
+// Where the server is.
 #[derive(clap::Args)]
 pub struct ServerArguments {
     /// The fnbuild server

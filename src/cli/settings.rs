@@ -6,7 +6,7 @@ use std::time::Duration;
 pub use crate::function::parse_duration;
 use crate::function::{AsyncPatch, Memory, SettingsPatch, parse_cpu};
 
-/// Changes to the settings of the version before; what is not given stays.
+// Changes to the settings of the version before; what is not given stays.
 #[derive(clap::Args)]
 pub struct SettingArguments {
     /// Set a variable for the function; KEY- takes it away
@@ -77,7 +77,7 @@ impl SettingArguments {
 }
 
 /// `KEY=VALUE`, or `KEY-` to unset.
-fn variable(text: &str) -> anyhow::Result<(String, Option<String>)> {
+pub fn variable(text: &str) -> anyhow::Result<(String, Option<String>)> {
     match (text.split_once('='), text.strip_suffix('-')) {
         (Some((key, value)), _) => Ok((key.into(), Some(value.into()))),
         (None, Some(key)) => Ok((key.into(), None)),

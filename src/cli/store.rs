@@ -29,23 +29,28 @@ enum Verb {
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  fnbuild store export records.jsonl")]
 struct Export {
     /// Where to write; it appears when it is whole
     file: PathBuf,
     #[command(flatten)]
     etcd: EtcdArguments,
+    /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  fnbuild store import records.jsonl --etcd http://10.0.0.1:2379")]
 struct Import {
+    /// What was exported
     file: PathBuf,
     /// Let the file win where the store has something else
     #[arg(long)]
     replace: bool,
     #[command(flatten)]
     etcd: EtcdArguments,
+    /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }

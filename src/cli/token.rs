@@ -27,27 +27,34 @@ enum Verb {
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  fnbuild token create ci --role deploy > token.txt")]
 struct Create {
+    /// Whose it is
     name: TokenName,
     /// admin (everything), deploy (functions and secrets), invoke (calls), read (lists, logs, metrics)
     #[arg(long)]
     role: Role,
     #[command(flatten)]
     server: ServerArguments,
+    /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  fnbuild token list")]
 struct List {
     #[command(flatten)]
     server: ServerArguments,
+    /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  fnbuild token revoke ci")]
 struct Revoke {
+    /// Whose it is
     name: TokenName,
     #[command(flatten)]
     server: ServerArguments,

@@ -7,9 +7,10 @@ use futures_util::StreamExt;
 use serde::Serialize;
 
 use crate::api::{Pushed, Status};
+use crate::dependencies::Cancel;
 use crate::function::FunctionName;
 use crate::project::{Planned, Project};
-use crate::publish::{self, Job, Meter, Packages};
+use crate::publish::{self, Blame, Job, Meter, Packages, PublishError, PushedImage};
 use crate::registry::Registry;
 use crate::{base, image, source};
 
@@ -22,6 +23,7 @@ use super::{Common, Outcome, OutputFormat, Printer, hint, report, tell};
 const AT_ONCE: usize = 4;
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n  fnbuild up\n  fnbuild up -f stack.yml add mail")]
 pub struct Arguments {
     /// Only these of the functions that the file names
     names: Vec<FunctionName>,
@@ -32,6 +34,7 @@ pub struct Arguments {
     registry: RegistryArguments,
     #[command(flatten)]
     server: ServerArguments,
+    /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }
@@ -108,11 +111,28 @@ async fn deploy(
         options: image::Options { name: Some(name.to_string()), ..image::Options::default() },
         tags: Vec::new(),
     };
-    let meter = Arc::new(Meter::default());
-    let pushed = or_interrupted(publish::publish(registry, &job, &meter), &job).await?;
+    let pushed = push(registry, &job).await?;
     pushed.packages.iter().for_each(|packages| report::explain_packages(packages, printer));
     let request = tell::version(&job, &pushed, planned.settings);
     tell::tell(server, &name, registry.host(), &request).await
+}
+
+/// Several first pushes at once bring the same base, and some registries lose sight of a blob that two have brought for a
+/// moment: what fails at the registry is tried once more.
+async fn push(registry: &Registry, job: &Job) -> anyhow::Result<PushedImage> {
+    let meter = Arc::new(Meter::default());
+    let pushed = or_interrupted(publish::publish(registry, job, &meter), job).await;
+    let at_the_registry = |error: &anyhow::Error| {
+        error.downcast_ref::<PublishError>().is_some_and(|error| error.blame() == Blame::Registry)
+    };
+    match pushed {
+        Err(error) if at_the_registry(&error) => {
+            let mut again = job.clone();
+            again.packages.options.cancel = Cancel::default();
+            or_interrupted(publish::publish(registry, &again, &meter), &again).await
+        }
+        pushed => pushed,
+    }
 }
 
 /// Says what became of a function, as soon as it is known.

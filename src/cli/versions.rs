@@ -7,10 +7,13 @@ use super::server::{Server, ServerArguments, block_on};
 use super::{Outcome, OutputFormat, Printer, table};
 
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  fnbuild versions add")]
 pub struct Arguments {
+    /// The function
     name: FunctionName,
     #[command(flatten)]
     server: ServerArguments,
+    /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
 }

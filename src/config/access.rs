@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::ConfigError;
 
-/// What `fnbuild serve` can be told of it.
+// What `fnbuild serve` can be told of it.
 #[derive(clap::Args, Clone, Debug)]
 pub struct AccessArguments {
     /// Who may manage: auto (anybody on this machine through loopback, elsewhere whoever has a token), always (a token

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::store::{EtcdOptions, EtcdTls, EtcdUser, StoreError};
 
-/// The etcd that several nodes share; without it the store is in the data folder.
+// The etcd that several nodes share; without it the store is in the data folder.
 #[derive(clap::Args, Clone, Debug)]
 pub struct EtcdArguments {
     /// The members of etcd (http://a:2379,http://b:2379)

@@ -22,6 +22,12 @@ pub enum ProjectError {
         #[source]
         source: io::Error,
     },
+    #[error("cannot watch {}", path.display())]
+    Watch {
+        path: PathBuf,
+        #[source]
+        source: notify::Error,
+    },
     #[error("there is no {} in {}", FILES.join(", "), folder.display())]
     NoFile { folder: PathBuf },
     #[error("{} is neither .toml nor .yml", path.display())]
@@ -60,6 +66,9 @@ impl ProjectError {
             }
             Self::NoHandler { .. } => "name the folder with func.py, for example handler: ./add",
             Self::Substitution { .. } => "write the value out, or keep it as a secret",
+            Self::Watch { .. } => {
+                "the system bounds how much is watched: see fs.inotify.max_user_watches and max_user_instances"
+            }
             Self::NotNamed { .. }
             | Self::Write { .. }
             | Self::Read { .. }

@@ -1,16 +1,18 @@
 //! What a developer keeps beside the code: a new function's first files, and the file that names several functions with
-//! their settings. Reads and writes files; asks no service.
+//! their settings. Reads, writes and watches files; asks no service.
 
 mod error;
 mod native;
 mod new;
 mod stack;
 mod text;
+mod watch;
 
 use std::path::{Path, PathBuf};
 
 pub use error::ProjectError;
 pub use new::create;
+pub use watch::Changes;
 
 use crate::function::{EntryPoint, FunctionName, SettingsPatch};
 
@@ -62,7 +64,8 @@ impl Project {
     /// The file of this folder.
     pub fn find(folder: &Path) -> Result<PathBuf, ProjectError> {
         let found = FILES.iter().map(|name| folder.join(name)).find(|path| path.is_file());
-        found.ok_or_else(|| ProjectError::NoFile { folder: folder.into() })
+        let shown = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        found.ok_or_else(|| ProjectError::NoFile { folder: shown.into() })
     }
 
     /// These functions and no other; all of them where none is named.

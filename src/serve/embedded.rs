@@ -1,4 +1,4 @@
-//! The registry that comes with the server, where none was named: on port 5000 of this machine.
+//! The registry that comes with the server, where none was named: on a port of this machine's loopback.
 //!
 //! A registry that already answers there is used as it is. Anything else that holds the port is an error: images would
 //! go to who knows whom.
@@ -17,29 +17,32 @@ use crate::registry_server::{self, Policy, ServerError};
 
 use super::ServeError;
 
-const PORT: u16 = 5000;
 /// Whoever holds the port has this long to answer as a registry.
 const PROBE: Duration = Duration::from_secs(3);
 
 /// The running registry, or nothing where another one answers already.
 pub struct Embedded {
+    port: u16,
     stop: CancellationToken,
     serving: Option<JoinHandle<Result<(), ServerError>>>,
 }
 
 impl Embedded {
-    /// Starts it in `folder`, and returns when it answers.
-    pub async fn start(folder: &Path) -> Result<Self, ServeError> {
+    /// Starts it in `folder` on this port, 0 being a free one, and returns when it answers.
+    pub async fn start(folder: &Path, port: u16) -> Result<Self, ServeError> {
         let stop = CancellationToken::new();
-        let (v4, v6) =
-            (SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)), SocketAddr::from((Ipv6Addr::LOCALHOST, PORT)));
-        let mut listeners = match TcpListener::bind(v4).await {
-            Ok(listener) => vec![listener],
+        let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let listener = match TcpListener::bind(v4).await {
+            Ok(listener) => listener,
             Err(source) if source.kind() == io::ErrorKind::AddrInUse && is_registry(v4).await => {
-                return Ok(Self { stop, serving: None });
+                return Ok(Self { port, stop, serving: None });
             }
             Err(source) => return Err(ServeError::RegistryPort { address: v4, source }),
         };
+        let failed = |source| ServeError::System { step: "start the registry", source };
+        let v4 = listener.local_addr().map_err(failed)?;
+        let (port, v6) = (v4.port(), SocketAddr::from((Ipv6Addr::LOCALHOST, v4.port())));
+        let mut listeners = vec![listener];
         match TcpListener::bind(v6).await {
             Ok(listener) => listeners.push(listener),
             // A machine without IPv6.
@@ -54,7 +57,7 @@ impl Embedded {
         let serving = tokio::spawn(registry_server::serve(listeners, config, stop.clone()));
         loop {
             if is_registry(v4).await {
-                return Ok(Self { stop, serving: Some(serving) });
+                return Ok(Self { port, stop, serving: Some(serving) });
             }
             if serving.is_finished() {
                 return match serving.await {
@@ -68,11 +71,17 @@ impl Embedded {
         }
     }
 
+    /// `HOST:PORT`.
+    pub fn host(&self) -> String {
+        format!("localhost:{}", self.port)
+    }
+
     /// A line for who started the server.
     pub fn told(&self) -> String {
+        let port = self.port;
         match self.serving {
-            Some(_) => format!("registry on http://localhost:{PORT}"),
-            None => format!("a registry answers on port {PORT} already: it is used, and none is started"),
+            Some(_) => format!("registry on http://localhost:{port}"),
+            None => format!("a registry answers on port {port} already: it is used, and none is started"),
         }
     }
 

@@ -14,7 +14,12 @@ pub(super) fn map(path: &Path, bounds: &Bounds) -> Result<Bytes, SourceError> {
     let file = File::open(path).map_err(SourceError::io("open", path))?;
     let size = file.metadata().map_err(SourceError::io("open", path))?.len();
     if size > bounds.source {
-        return Err(SourceError::TooLarge { what: "it", size, limit: bounds.source, flag: "--max-source" });
+        return Err(SourceError::TooLarge {
+            what: "the source",
+            size,
+            limit: bounds.source,
+            flag: "--max-source",
+        });
     }
     if size == 0 {
         return Ok(Bytes::new());

@@ -1,6 +1,6 @@
 //! What the command line promises the shell: exit codes, streams, hints.
 
-use crate::support::{fnbuild, free_port, run, run_failing};
+use crate::support::{fnbuild, free_port, run_failing};
 
 #[test]
 fn wrong_usage_is_exit_code_2() {
@@ -15,15 +15,4 @@ fn a_server_that_is_away_is_one_clear_error_with_a_next_step() {
     let stderr = run_failing(fnbuild().args(["list", "--server", &server]), 1);
     assert!(stderr.starts_with("error: ") && stderr.contains(&server), "{stderr}");
     assert!(stderr.contains("hint: ") && stderr.contains("fnbuild serve"), "{stderr}");
-}
-
-#[test]
-fn every_verb_explains_itself() {
-    let help = run(fnbuild().arg("--help"));
-    let verbs = help.split_once("Commands:").unwrap().1.split("\n\n").next().unwrap();
-    for verb in verbs.lines().filter_map(|line| line.split_whitespace().next()).filter(|verb| *verb != "help")
-    {
-        let help = run(fnbuild().args([verb, "--help"]));
-        assert!(help.contains("Usage: fnbuild"), "{verb}: {help}");
-    }
 }

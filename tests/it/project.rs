@@ -75,9 +75,13 @@ fn a_project_is_deployed_with_its_settings_and_one_that_fails_stops_no_other() {
     let reports: Value = serde_json::from_slice(&output.stdout).unwrap();
     let names: Vec<_> = reports.as_array().unwrap().iter().map(|report| &report["name"]).collect();
     assert_eq!(names, ["broken", "greet", "two"]);
+    assert_eq!(reports[2]["version"], 1, "{reports}");
     assert_eq!((&reports[1]["version"], &reports[1]["unchanged"]), (&json!(1), &json!(false)));
     assert_eq!(server.call("greet", &json!({})), (200, "\"hello\"".into()));
     assert_eq!(server.call("two", &json!({})), (200, "2".into()));
+
+    let status = run(server.command().arg("status"));
+    assert!(status.contains(": ready") && status.contains("functions 2, nodes 1, replicas 2 of"), "{status}");
 
     let described = |name: &str| -> Value {
         serde_json::from_str(&run(server.command().args(["describe", name, "-o", "json"]))).unwrap()

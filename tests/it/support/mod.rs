@@ -12,6 +12,7 @@ pub mod link;
 pub mod receiver;
 pub mod registry;
 pub mod server;
+pub mod snapshot;
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Output};
