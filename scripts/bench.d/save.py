@@ -40,10 +40,18 @@ class Run:
         (self.source / "func.py").write_text(f"def run():\n    return {number}\n")
 
     def answer(self):
-        self.connection.request("POST", self.path, b"{}", {"Content-Type": "application/json"})
-        answer = self.connection.getresponse()
+        try:
+            answer = self.post()
+        except (BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected):
+            # It was idle, or the answer before was an error: the server has closed the connection.
+            self.connection.close()
+            answer = self.post()
         body = answer.read().decode()
         return int(body) if answer.status == 200 else (answer.status, body)
+
+    def post(self):
+        self.connection.request("POST", self.path, b"{}", {"Content-Type": "application/json"})
+        return self.connection.getresponse()
 
     def until(self, number, before):
         deadline = time.monotonic() + 60
