@@ -24,7 +24,7 @@ use crate::auth::{AuthError, Tokens};
 use crate::base;
 use crate::cluster::{Cluster, Membership};
 use crate::config::{Config, ConfigError, DataFolder, DataFolderError};
-use crate::gateway::{Gateway, Limits, Tls, TlsError, listen};
+use crate::gateway::{Gateway, Limits, Tls, TlsError, Workers};
 use crate::network::Egress;
 use crate::publish::{Published, Workshop};
 use crate::queue::{Dispatcher, Queue, QueueConfig, QueueError, Reach, Schedules, Ticker};
@@ -126,6 +126,7 @@ pub struct Server {
     config: Config,
     listeners: Listeners,
     sockets: Vec<(TcpListener, SocketAddr)>,
+    workers: Workers,
     api: Arc<Api>,
     router: Arc<Router>,
     replicas: Arc<Replicas>,
@@ -220,9 +221,9 @@ impl Server {
             start_timeout: config.start_timeout,
             idle_timeout: config.idle_timeout,
         };
-        let gate = Arc::new(gate);
-        let gateway = Gateway::new(Arc::clone(&replicas), limits).with_door(Arc::clone(&gate) as _);
-        let gateway = Arc::new(gateway);
+        let (gate, workers) = (Arc::new(gate), Workers::start());
+        let gateway = Gateway::new(Arc::clone(&replicas), limits, &workers);
+        let gateway = Arc::new(gateway.with_door(Arc::clone(&gate) as _));
         let router = Arc::new(Router::new(Arc::clone(&gateway), Arc::clone(&api), gate));
         let sockets = listeners.serving();
         let sockets = sockets.map_err(|source| ServeError::System { step: "serve its listeners", source })?;
@@ -232,6 +233,7 @@ impl Server {
             config,
             listeners,
             sockets,
+            workers,
             api,
             router,
             replicas,
@@ -295,7 +297,8 @@ impl Server {
             .map(|(listener, _)| {
                 let service = router::service(Arc::clone(&self.router));
                 let stopped = stop.clone().cancelled_owned();
-                tokio::spawn(listen(
+                let workers = self.workers.clone();
+                tokio::spawn(workers.listen(
                     listener,
                     self.tls.clone(),
                     Arc::new(service),

@@ -5,7 +5,8 @@
 //! - A call is tried again only while not one byte of it has reached a function.
 //! - What is wrong with the platform and what is wrong with the function are told apart: `X-Fnbuild-Error`.
 //!
-//! It runs on hyper directly: a router and its layers would cost more than everything else here.
+//! It runs on hyper directly: a router and its layers would cost more than everything else here. A connection, what it
+//! asks for and the connection to the replica that answers are all of one thread: see [`Workers`].
 
 mod body;
 mod door;
@@ -20,6 +21,7 @@ mod route;
 mod timing;
 mod tls;
 mod upgrade;
+mod workers;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -32,10 +34,10 @@ pub use body::AnswerBody;
 pub use door::{Doorkeeper, NotAdmitted, NotAdmittedKind};
 pub use fault::Whose;
 pub use headers::{call_id, forward};
-pub use listen::{Connection, listen};
 pub use proxy::{Delivered, Delivery, Gateway};
 pub use route::{is_later, is_trigger, route_later};
 pub use tls::{Tls, TlsError};
+pub use workers::{Connection, Workers};
 
 /// Where the replicas are. The pool of real containers is one; tests have their own local servers.
 pub trait Replicas: Send + Sync + 'static {

@@ -1,4 +1,4 @@
-//! Kept-alive connections to replicas, by replica.
+//! Kept-alive connections to replicas, by replica; each thread has its own.
 //!
 //! A connection is put back only after an answer was read to its end, and the one used last is taken first, so that
 //! few stay warm and the rest expire.
@@ -15,7 +15,7 @@ const IDLE: Duration = Duration::from_secs(3);
 /// No more are kept for one replica.
 const KEPT: usize = 256;
 
-/// All replicas' connections.
+/// All replicas' connections of one thread.
 #[derive(Default)]
 pub struct Pools {
     replicas: Mutex<HashMap<Box<str>, Arc<Pool>>>,
@@ -36,12 +36,16 @@ impl Pools {
         Arc::clone(replicas.entry(replica.into()).or_default())
     }
 
-    /// Closes what is silent for long, and forgets replicas without connections, until the pools are gone.
-    pub async fn sweep(pools: Weak<Self>) {
+    /// Closes what is silent for long, and forgets replicas without connections, on the thread whose pools they are,
+    /// until the pools are gone.
+    ///
+    /// A runtime that is about to wait for this tick is not woken for each of the longer times that a call sets.
+    pub async fn sweep(pools: Weak<[Self]>, worker: usize) {
         let mut tick = tokio::time::interval(IDLE);
         loop {
             tick.tick().await;
             let Some(pools) = pools.upgrade() else { return };
+            let Some(pools) = pools.get(worker) else { return };
             lock(&pools.replicas).retain(|_, pool| {
                 let mut idle = lock(&pool.idle);
                 idle.retain_mut(|(link, since)| since.elapsed() < IDLE && link.is_open());

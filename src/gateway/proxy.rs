@@ -21,7 +21,8 @@ use super::link::Link;
 use super::pool::Pools;
 use super::timing::CallTiming;
 use super::{
-    AnswerBody, Doorkeeper, Lease, Limits, Reached, Replicas, Unavailable, Whose, headers, route, upgrade,
+    AnswerBody, Connection, Doorkeeper, Lease, Limits, Reached, Replicas, Unavailable, Whose, Workers,
+    headers, route, upgrade,
 };
 
 /// A replica that refuses connections is on its way out; the next one may be on its way in.
@@ -30,7 +31,8 @@ const ATTEMPTS: usize = 4;
 /// The trigger, over replicas from anywhere.
 pub struct Gateway<R> {
     replicas: R,
-    pools: Arc<Pools>,
+    /// By the number of the thread; the last are those of the calls that were kept, which no thread of ours makes.
+    pools: Arc<[Pools]>,
     limits: Limits,
     door: Option<Arc<dyn Doorkeeper>>,
 }
@@ -61,6 +63,8 @@ struct Call {
     started: Instant,
     /// What it brought for the platform and not for the function.
     authorization: Option<HeaderValue>,
+    /// The thread that it runs on.
+    worker: usize,
     /// The protocol that the client wants to change to, and its end of the connection.
     upgrade: Option<(HeaderValue, OnUpgrade)>,
     /// Set when the body turned out too long.
@@ -68,10 +72,13 @@ struct Call {
 }
 
 impl<R: Replicas> Gateway<R> {
-    /// Must be called within a runtime: expired connections are swept in the background.
-    pub fn new(replicas: R, limits: Limits) -> Self {
-        let pools = Arc::<Pools>::default();
-        tokio::spawn(Pools::sweep(Arc::downgrade(&pools)));
+    /// For calls on these threads, which also close connections to replicas that nobody uses. Must be called within the
+    /// runtime that delivers calls that were kept.
+    pub fn new(replicas: R, limits: Limits, workers: &Workers) -> Self {
+        let pools: Arc<[Pools]> = (0..=workers.count()).map(|_| Pools::default()).collect();
+        let swept = Arc::downgrade(&pools);
+        tokio::spawn(Pools::sweep(swept.clone(), workers.count()));
+        workers.run_on_each(move |worker| Pools::sweep(swept.clone(), worker));
         Self { replicas, pools, limits, door: None }
     }
 
@@ -81,17 +88,18 @@ impl<R: Replicas> Gateway<R> {
     }
 
     /// Answers one call. Every way this can go wrong is an answer too.
-    pub async fn call(&self, request: Request<Incoming>, peer: IpAddr) -> Response<AnswerBody<R::Lease>> {
+    pub async fn call(&self, request: Request<Incoming>, from: Connection) -> Response<AnswerBody<R::Lease>> {
         let started = Instant::now();
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let id = headers::call_id(request.headers());
-        let mut response = match self.answer(request, peer, id.clone(), started).await {
+        let mut response = match self.answer(request, from, id.clone(), started).await {
             Ok(response) => response,
             Err(fault) => fault.answer(&id),
         };
         let headers = response.headers_mut();
         headers.insert(headers::CALL_ID, id);
-        headers.insert(headers::DURATION, text(format!("{:.6}", started.elapsed().as_secs_f64())));
+        let took = started.elapsed();
+        headers.insert(headers::DURATION, text(format!("{}.{:06}", took.as_secs(), took.subsec_micros())));
         headers.insert(headers::START_TIME, text(since_epoch.as_nanos().to_string()));
         response
     }
@@ -108,6 +116,7 @@ impl<R: Replicas> Gateway<R> {
             peer: None,
             started,
             authorization: None,
+            worker: self.pools.len() - 1,
             upgrade: None,
             exceeded: None,
         };
@@ -127,7 +136,7 @@ impl<R: Replicas> Gateway<R> {
     async fn answer(
         &self,
         mut request: Request<Incoming>,
-        peer: IpAddr,
+        from: Connection,
         id: HeaderValue,
         started: Instant,
     ) -> Result<Response<AnswerBody<R::Lease>>, Fault> {
@@ -140,7 +149,7 @@ impl<R: Replicas> Gateway<R> {
         let upgrade = headers::upgrade(request.headers()).map(|to| (to, hyper::upgrade::on(&mut request)));
         let (mut parts, body) = request.into_parts();
         let authorization = self.take_own_authorization(&mut parts.headers);
-        headers::forward(&mut parts.headers, peer, &id);
+        headers::forward(&mut parts.headers, from.peer.ip(), &id);
         if let Some((protocol, _)) = &upgrade {
             parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             parts.headers.insert(UPGRADE, protocol.clone());
@@ -148,8 +157,8 @@ impl<R: Replicas> Gateway<R> {
         parts.uri = path.into();
         parts.version = Version::HTTP_11;
         let (body, exceeded) = RequestBody::new(body, limit);
-        let peer = Some(peer);
-        let mut call = Call { target, id, peer, started, authorization, upgrade, exceeded };
+        let (peer, worker) = (Some(from.peer.ip()), from.worker);
+        let mut call = Call { target, id, peer, started, authorization, worker, upgrade, exceeded };
         let passed = self.pass(&mut call, outgoing(parts, body)).await;
         if let Err(fault) = &passed {
             self.replicas.refused(&call.target.name, fault.status(), started.elapsed());
@@ -175,7 +184,7 @@ impl<R: Replicas> Gateway<R> {
             }
             let lease = lease.map_err(|why| Fault::of(why, named(), self.limits.start_timeout))?;
             let waited = call.started.elapsed();
-            let pool = self.pools.of(lease.replica());
+            let pool = self.pools[call.worker % self.pools.len()].of(lease.replica());
             loop {
                 let kept = pool.take();
                 let fresh = kept.is_none();

@@ -32,7 +32,9 @@ impl CallTiming {
         let mut text = String::with_capacity(96);
         for (name, time) in parts.into_iter().filter_map(|(name, time)| Some((name, time?))) {
             let separator = if text.is_empty() { "" } else { ", " };
-            let _ = write!(text, "{separator}{name};dur={:.3}", time.as_secs_f64() * 1000.0);
+            // In whole numbers: to write a float out takes longer than the rest of the line.
+            let micros = time.as_micros();
+            let _ = write!(text, "{separator}{name};dur={}.{:03}", micros / 1000, micros % 1000);
         }
         text
     }

@@ -23,7 +23,7 @@ impl Replicas {
     pub(super) fn start_replicas(self: &Arc<Self>, revision: &Arc<Revision>, count: u32) {
         for _ in 0..count {
             let (replicas, revision) = (self.clone(), revision.clone());
-            self.tasks.spawn(async move { replicas.start_replica(&revision).await });
+            self.spawn(async move { replicas.start_replica(&revision).await });
         }
     }
 
@@ -119,7 +119,7 @@ impl Replicas {
     ) {
         self.owned().insert(replica.id.clone());
         let replicas = self.clone();
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             let fate = tokio::select! {
                 fate = replicas.starter.ended(&replica) => fate,
                 // It lives on, for the next server.
@@ -155,7 +155,7 @@ impl Replicas {
         if let Some(starts) = revision.leave(&replica.id) {
             self.start_replicas(&revision, starts);
             let (replicas, replica) = (self.clone(), replica.clone());
-            self.tasks.spawn(async move {
+            self.spawn(async move {
                 if let Some(fate) = replica.fate(NEWS).await {
                     replicas.died(&replica, &fate, &revision.version.image.settings);
                 }

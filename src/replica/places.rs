@@ -135,7 +135,7 @@ impl Replicas {
         let Some(replica) = found else { return false };
         tracing::info!(replica = %replica.id, "stopped: the machine is full");
         let (stopping, leaving) = (self.stop_replica(replica), Counted::one_more(&self.places.leaving));
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             stopping.await;
             drop(leaving);
         });

@@ -174,7 +174,7 @@ impl Replicas {
         image: Arc<Unpacked>,
     ) {
         let replicas = self.clone();
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             while let Err(error) = replicas.starter.record(&replica, &revision, &image).await {
                 if !error.is_away() || replicas.stopping.is_cancelled() {
                     tracing::warn!(replica = %replica.id, error = &error as &dyn std::error::Error, "recording");
@@ -187,7 +187,7 @@ impl Replicas {
 
     fn discard(self: &Arc<Self>, id: String) {
         let replicas = self.clone();
-        self.tasks.spawn(async move { replicas.remove_warm(&id).await });
+        self.spawn(async move { replicas.remove_warm(&id).await });
     }
 
     async fn remove_warm(&self, id: &str) {

@@ -157,7 +157,7 @@ impl Replicas {
             // to serve.
             let (idle, least) = if serves { (self.scale.idle, revision.least()) } else { (TICK, 0) };
             for replica in revision.surplus(idle, least) {
-                self.tasks.spawn(self.stop_replica(replica));
+                self.spawn(self.stop_replica(replica));
             }
             if serves {
                 self.start_replicas(&revision, revision.shortage(least));

@@ -48,7 +48,7 @@ impl Replicas {
         if let Some(route) = route {
             let (replicas, gone) = (self.clone(), CancellationToken::new());
             leaving.insert(name.clone(), gone.clone());
-            self.tasks.spawn(async move {
+            self.spawn(async move {
                 replicas.dismiss(&route).await;
                 gone.cancel();
                 let mut leaving = replicas.leaving.lock().unwrap_or_else(PoisonError::into_inner);
@@ -116,7 +116,7 @@ impl Replicas {
         let switched = CancellationToken::new();
         route.switching = Some(switched.clone());
         let (replicas, name, token) = (self.clone(), route.record.name.clone(), switched.clone());
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             let switched = replicas.switch(&name, next, &token);
             replicas.stopping.run_until_cancelled(switched).await;
             token.cancel();
@@ -223,7 +223,7 @@ impl Replicas {
             return;
         }
         let replicas = self.clone();
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             let fetched = replicas.starter.images.prepare(&image);
             if let Some(Err(error)) = replicas.stopping.run_until_cancelled(fetched).await {
                 tracing::debug!(error = &error as &dyn std::error::Error, "an image is not fetched ahead");
@@ -234,7 +234,7 @@ impl Replicas {
     async fn follow_one(self: &Arc<Self>, name: &FunctionName) {
         match self.take_in(name).await {
             // One that is slow to start must not keep the others waiting.
-            Ok(rest) => drop(self.tasks.spawn(rest)),
+            Ok(rest) => self.spawn(rest),
             Err(error) => {
                 tracing::warn!(%name, error = &error as &dyn std::error::Error, "a change is not followed");
             }

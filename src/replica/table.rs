@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -51,7 +52,9 @@ pub struct Replicas {
     pub(super) deaths: Mutex<HashMap<FunctionName, Death>>,
     pub(super) pool: Pool,
     pub(super) stopping: CancellationToken,
-    pub(super) tasks: TaskTracker,
+    tasks: TaskTracker,
+    /// Where they run. Calls come from threads of their own, which are not to be kept busy.
+    runtime: Handle,
 }
 
 /// One function's routing.
@@ -121,14 +124,15 @@ impl Replicas {
             pool: Pool::new(config.scale.pool),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            runtime: Handle::current(),
         });
         let changes = replicas.changes().await?;
         replicas.adopt().await?;
-        replicas.tasks.spawn(replicas.clone().follow(changes));
-        replicas.tasks.spawn(replicas.clone().keep_surveying());
-        replicas.tasks.spawn(replicas.clone().look_after());
-        replicas.tasks.spawn(replicas.clone().keep_pool());
-        replicas.tasks.spawn(replicas.clone().keep_sampling());
+        replicas.spawn(replicas.clone().follow(changes));
+        replicas.spawn(replicas.clone().keep_surveying());
+        replicas.spawn(replicas.clone().look_after());
+        replicas.spawn(replicas.clone().keep_pool());
+        replicas.spawn(replicas.clone().keep_sampling());
         Ok(replicas)
     }
 
@@ -236,6 +240,11 @@ impl Replicas {
         let made = Revision::new(name.clone(), found.clone(), self.rules.clone());
         route.others.push(made.clone());
         Ok(made)
+    }
+
+    /// Does it in the background; [`Replicas::stop`] waits for it.
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(work, &self.runtime);
     }
 
     /// Ends the looking after. Replicas live on and are adopted by the next server.

@@ -10,6 +10,8 @@ use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceExt;
 
 use crate::api::{self, Api};
@@ -32,11 +34,14 @@ pub struct Router {
     /// It tells nothing, and asks whoever looks at it for a token itself.
     page: axum::Router,
     gate: Arc<Gate>,
+    /// Where everything runs that is no call.
+    runtime: Handle,
     /// Set when new calls are another node's.
     refuses: AtomicBool,
 }
 
 impl Router {
+    /// Must be called within the runtime that is to do what is no call.
     pub fn new(gateway: Arc<Gateway<Arc<Replicas>>>, api: Arc<Api>, gate: Arc<Gate>) -> Self {
         Self {
             gateway,
@@ -45,6 +50,7 @@ impl Router {
             health: api::health(api),
             page: api::page(),
             gate,
+            runtime: Handle::current(),
             refuses: AtomicBool::new(false),
         }
     }
@@ -65,21 +71,38 @@ impl Router {
                 request.headers_mut().entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("https"));
             }
             if later {
-                let taken = self.queue.accept(request, from.peer.ip(), &*self.gate).await;
-                return taken.map(|body| Answer::Page(axum::body::Body::new(body)));
+                let (queue, gate) = (Arc::clone(&self.queue), Arc::clone(&self.gate));
+                let taken = async move { queue.accept(request, from.peer.ip(), &*gate).await };
+                return self.elsewhere(async { taken.await.map(axum::body::Body::new) }).await;
             }
-            return self.gateway.call(request, from.peer.ip()).await.map(Answer::Call);
+            return self.gateway.call(request, from).await.map(Answer::Call);
         }
         let for_all = matches!(path, "/healthz" | "/readyz") || !self.gate.manages(&from);
-        if !for_all && !api::is_page(path) {
-            let management = self.management.clone();
-            return self.gate.answer(request, &from, management).await.map(Answer::Page);
-        }
-        let router = if for_all { &self.health } else { &self.page };
-        match router.clone().oneshot(request).await {
-            Ok(response) => response.map(Answer::Page),
-            Err(never) => match never {},
-        }
+        let (is_page, gate) = (api::is_page(path), Arc::clone(&self.gate));
+        let router = match (for_all, is_page) {
+            (true, _) => self.health.clone(),
+            (false, true) => self.page.clone(),
+            (false, false) => self.management.clone(),
+        };
+        let answering = async move {
+            if !for_all && !is_page {
+                return gate.answer(request, &from, router).await;
+            }
+            match router.oneshot(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            }
+        };
+        self.elsewhere(answering).await
+    }
+
+    /// Does what is no call where it keeps no call waiting. It ends with this future: when the client has gone away.
+    async fn elsewhere(
+        &self,
+        answering: impl Future<Output = Response<axum::body::Body>> + Send + 'static,
+    ) -> Response<Answer> {
+        let page = AbortOnDropHandle::new(self.runtime.spawn(answering)).await;
+        page.unwrap_or_else(|_| draining()).map(Answer::Page)
     }
 }
 

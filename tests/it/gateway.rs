@@ -1,6 +1,6 @@
 //! The trigger in front of real HTTP servers on local ports.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fnbuild::function::Target;
 use fnbuild::gateway::{
-    ColdStart, Delivered, Delivery, Gateway, Lease, Limits, Reached, Replicas, Unavailable, listen,
+    ColdStart, Delivered, Delivery, Gateway, Lease, Limits, Reached, Replicas, Unavailable, Workers,
 };
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -108,12 +108,14 @@ async fn bind() -> (TcpListener, SocketAddr) {
 /// The trigger in front of `replicas`.
 async fn trigger(replicas: Fixed, limits: Limits) -> SocketAddr {
     let (listener, address) = bind().await;
-    let gateway = Arc::new(Gateway::new(replicas, limits));
+    let workers = Workers::start();
+    let gateway = Arc::new(Gateway::new(replicas, limits, &workers));
     let service = move |request: Request<Incoming>, from: fnbuild::gateway::Connection| {
-        let (gateway, peer): (_, IpAddr) = (Arc::clone(&gateway), from.peer.ip());
-        async move { gateway.call(request, peer).await }
+        let gateway = Arc::clone(&gateway);
+        async move { gateway.call(request, from).await }
     };
-    tokio::spawn(listen(listener, None, Arc::new(service), std::future::pending(), Duration::ZERO));
+    let entrance = workers.listen(listener, None, Arc::new(service), std::future::pending(), Duration::ZERO);
+    tokio::spawn(entrance);
     address
 }
 
@@ -125,7 +127,13 @@ where
 {
     let (listener, address) = bind().await;
     let service = move |request, _| answer(request);
-    tokio::spawn(listen(listener, None, Arc::new(service), std::future::pending(), Duration::ZERO));
+    tokio::spawn(Workers::start().listen(
+        listener,
+        None,
+        Arc::new(service),
+        std::future::pending(),
+        Duration::ZERO,
+    ));
     address
 }
 
@@ -270,7 +278,13 @@ async fn bodies_are_streamed_both_ways() {
         });
         Response::new(StreamBody::new(pieces))
     };
-    tokio::spawn(listen(listener, None, Arc::new(service), std::future::pending(), Duration::ZERO));
+    tokio::spawn(Workers::start().listen(
+        listener,
+        None,
+        Arc::new(service),
+        std::future::pending(),
+        Duration::ZERO,
+    ));
     let trigger = trigger(Fixed::at(&[address]), limits()).await;
 
     let (pieces, receiver) = tokio::sync::mpsc::unbounded_channel::<&'static str>();
@@ -506,7 +520,7 @@ async fn a_call_that_was_kept_reaches_the_function_as_it_came() {
         Response::builder().status(418).body(Full::from(answer)).unwrap()
     })
     .await;
-    let gateway = Gateway::new(Fixed::at(&[address]), limits());
+    let gateway = Gateway::new(Fixed::at(&[address]), limits(), &Workers::start());
     let deliver = |name: &str| {
         let headers = HeaderMap::from_iter([("x-call-id".parse().unwrap(), "mine".parse().unwrap())]);
         gateway.deliver(Delivery {
