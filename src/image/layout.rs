@@ -145,7 +145,8 @@ impl Layout {
         if descriptor.size > MAX_DOCUMENT {
             return Err(self.damaged(&descriptor.digest, "it is too large for a document"));
         }
-        let mut bytes = Vec::new();
+        // One byte more than is there lets the end be seen without growing.
+        let mut bytes = Vec::with_capacity(usize::try_from(descriptor.size).unwrap_or(0) + 1);
         self.open_blob(descriptor)?
             .read_to_end(&mut bytes)
             .map_err(ImageError::io("read", self.blob_path(&descriptor.digest)))?;

@@ -141,14 +141,7 @@ async fn publish_one(
         let code = code.clone();
         drop(place.run(move || code.diff_id()));
     }
-    let (upon, packages) = {
-        let (base, source, mut job) = (base.clone(), source.clone(), job.clone());
-        job.packages.options.max_unpacked = job.from.bounds.unpacked;
-        // Dropped with this future: nobody waits for uv then.
-        let _guard = CancelOnDrop(job.packages.options.cancel.clone());
-        let putting = move || job.packages.put_upon(&base, &job.data, &source, &job.source);
-        Place::Threads.run(putting).wait().await??
-    };
+    let (upon, packages) = put_packages(job, &base, &source).await?;
     let prepared = begun.elapsed() - hashed;
     let work = push::Push { registry, job, cache: &cache, layout: &layout, base: &upon, place, meter };
     let mut published = work.run(source, code, describing).await?;
@@ -166,6 +159,22 @@ async fn publish_one(
     cache.keep_built(&known.key(&source_digest), &built);
     published.times.push(("all", begun.elapsed()));
     Ok(published)
+}
+
+/// The base with the packages on top that the source asks for; the base as it is where there are none.
+async fn put_packages(
+    job: &Job,
+    base: &Base,
+    source: &Source,
+) -> Result<(Base, Option<PackagesReport>), PublishError> {
+    let Some(wanted) = job.packages.wanted(base, source, &job.source)? else {
+        return Ok((base.clone(), None));
+    };
+    let (base, data, mut packages) = (base.clone(), job.data.clone(), job.packages.clone());
+    packages.options.max_unpacked = job.from.bounds.unpacked;
+    // Dropped with this future: nobody waits for uv then.
+    let _guard = CancelOnDrop(packages.options.cancel.clone());
+    Place::Threads.run(move || packages.put_upon(&base, &data, &wanted)).wait().await?
 }
 
 fn packages_of(published: &PushedImage) -> Vec<Package> {
@@ -195,7 +204,10 @@ fn build_one(job: &Job, platform: Option<&Platform>) -> Result<BuiltImage, Publi
     let source = Arc::new(Source::open(&job.source, &for_base(&job.from, &base))?);
     let mut packages = job.packages.clone();
     packages.options.max_unpacked = job.from.bounds.unpacked;
-    let (upon, packages) = packages.put_upon(&base, &job.data, &source, &job.source)?;
+    let (upon, packages) = match packages.wanted(&base, &source, &job.source)? {
+        Some(wanted) => packages.put_upon(&base, &job.data, &wanted)?,
+        None => (base.clone(), None),
+    };
     let code = image::code_layer(&source);
     // The two digests of the code do not wait for each other.
     let image = std::thread::scope(|scope| {

@@ -68,21 +68,29 @@ impl Packages {
         format!("{list:?} {lock:?} {}", self.no_deps)
     }
 
-    /// The base with the packages on top; the base as it is where nothing is asked for.
-    pub(super) fn put_upon(
-        &self,
+    /// What the source at `path` asks for, if anything. Looks only at what the source and the user say.
+    pub(super) fn wanted<'a>(
+        &'a self,
         base: &Base,
-        data: &Path,
         source: &Source,
-        path: &Path,
-    ) -> Result<(Base, Option<PackagesReport>), PublishError> {
+        path: &'a Path,
+    ) -> Result<Option<Wanted>, PublishError> {
         // An image that was not made as a base may not say what fits it.
         if let Ok(target) = Target::of(&base.name, &base.config) {
             check_vendored(source, &target)?;
         }
         let places =
             Places { source: Some(path), requirements: self.requirements.as_deref(), no_deps: self.no_deps };
-        let Some(wanted) = Wanted::of(source, places)? else { return Ok((base.clone(), None)) };
+        Ok(Wanted::of(source, places)?)
+    }
+
+    /// The base with the packages on top. Resolves and installs, which may take long.
+    pub(super) fn put_upon(
+        &self,
+        base: &Base,
+        data: &Path,
+        wanted: &Wanted,
+    ) -> Result<(Base, Option<PackagesReport>), PublishError> {
         let targets = [Target::of(&base.name, &base.config)?];
         let dependencies = Dependencies::open(data, self.machine.clone(), self.options.clone())?;
         let (lock, resolved) = match wanted.checked_lock(&targets)? {

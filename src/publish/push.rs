@@ -115,7 +115,7 @@ impl Push<'_> {
             Ok(self.place.run(move || image::build(&base, &source, &code, &options)).wait().await??)
         };
         let opening = async { self.registry.begin_upload(repository).await.map_err(failed) };
-        let (image, upload) = try_join(building, opening).await?;
+        let (upload, image) = try_join(opening, building).await?;
         let content = Arc::new(InMemory::new(image.config_bytes().to_vec()));
         self.registry.push_blob(repository, content, Some(upload)).await.map_err(failed)?;
         Ok(image)
