@@ -6,9 +6,10 @@ kept. A time is that of whole processes, from exec to exit, except for the floor
 the requests themselves, on open connections. The peers are given an unpacked folder; unpacking is not held against them.
 
 Memory is the largest RssAnon seen in /proc while the process runs (for several processes, the largest of them): pages
-of a mapped file, which the kernel may drop, are not in it. A daemon's own memory is not in it either.
+of a mapped file, which the kernel may drop, are not in it. A daemon's own memory is not in it either. It is looked at in
+a round of its own, which is not timed: who reads a process's memory every two milliseconds slows it down.
 """
-import argparse, gzip, hashlib, http.client, io, json, os, pathlib, random, shutil, socket, statistics, subprocess
+import argparse, gzip, hashlib, http.client, io, json, os, pathlib, random, re, shutil, socket, statistics, subprocess
 import sys, tarfile, tempfile, threading, time, zipfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -21,26 +22,34 @@ class Failed(Exception):
     pass
 
 
+def machine():
+    """What the figures were taken on: `2 cores (Intel Xeon Processor), Linux 6.1`."""
+    said = dict(line.split(":", 1) for line in open("/proc/cpuinfo").read().splitlines() if ":" in line)
+    model = next(words for name, words in said.items() if name.strip() in ("model name", "CPU part")).strip()
+    kernel = ".".join(os.uname().release.split(".")[:2])
+    return f"{os.cpu_count()} cores ({re.sub(r'[(](R|TM)[)]', '', model)}), Linux {kernel}"
+
+
 def digest(data):
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def run(*commands, environment=None):
-    """Runs commands one after the other: (seconds in all, largest RssAnon in KiB)."""
-    peak, begun = 0, time.perf_counter()
+def run(*commands, watched=False):
+    """Runs commands one after the other: (seconds in all, largest RssAnon in KiB where that is watched)."""
+    peak, seconds = 0, 0
     for command in commands:
+        words = [str(word) for word in command]
         with tempfile.TemporaryFile() as log:
-            child = subprocess.Popen(
-                [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env={**os.environ, **(environment or {})},
-            )
-            watcher = Watcher(child.pid)
+            begun = time.perf_counter()
+            child = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            watcher = Watcher(child.pid) if watched else None
             status = child.wait()
-            peak = max(peak, watcher.stop())
+            seconds += time.perf_counter() - begun
+            peak = max(peak, watcher.stop() if watched else 0)
             if status:
                 log.seek(0)
                 raise Failed(f"{command[0]} failed: {log.read().decode(errors='replace')[-800:]}")
-    return time.perf_counter() - begun, peak
+    return seconds, peak
 
 
 class Watcher(threading.Thread):
@@ -175,6 +184,7 @@ class Tools:
     def __init__(self, arguments, registry, work):
         self.fnbuild, self.data, self.base = arguments.fnbuild, arguments.data_dir, arguments.base
         self.registry, self.work, self.peers = registry, work, set(arguments.peers.split(","))
+        self.watched = False
         if shutil.which("umoci"):
             shutil.copytree(pathlib.Path(self.data) / "bases", work / "layout", symlinks=True)
 
@@ -187,6 +197,7 @@ class Tools:
         return run(
             [self.fnbuild, "push", archive, "--image-only", "--name", name, "--registry", self.registry.host,
              "--data-dir", self.data, "--base", self.base, "--max-source", "1Gi", "--max-unpacked", "1Gi"],
+            watched=self.watched,
         )
 
     def dockerfile(self, folder):
@@ -196,7 +207,10 @@ class Tools:
 
     def docker(self, name, _archive, folder):
         image = f"{self.registry.host}/peer/docker-{name}"
-        return run(["docker", "build", "-q", "-t", image, "-f", self.dockerfile(folder), folder], ["docker", "push", "-q", image])
+        return run(
+            ["docker", "build", "-q", "-t", image, "-f", self.dockerfile(folder), folder], ["docker", "push", "-q", image],
+            watched=self.watched,
+        )
 
     def buildah(self, name, _archive, folder):
         image = f"{self.registry.host}/peer/buildah-{name}"
@@ -204,6 +218,7 @@ class Tools:
             ["buildah", "bud", "-q", "--layers", "--isolation", "chroot", "--tls-verify=false", "-t", image,
              "-f", self.dockerfile(folder), folder],
             ["buildah", "push", "-q", "--tls-verify=false", image],
+            watched=self.watched,
         )
 
     def umoci_skopeo(self, name, _archive, folder):
@@ -212,6 +227,7 @@ class Tools:
             ["umoci", "insert", "--image", f"{layout}:{self.base}", "--tag", name, folder, "/function"],
             ["skopeo", "copy", "-q", "--dest-tls-verify=false", f"oci:{layout}:{name}",
              f"docker://{self.registry.host}/peer/umoci-{name}:latest"],
+            watched=self.watched,
         )
 
 
@@ -246,27 +262,29 @@ def change(folder, archive, number):
 
 
 def measure(tools, floor, case, rounds, make):
-    """{tool: [(seconds, KiB)]}, the tools in turn in each round, beginning with another one each time."""
+    """{tool: [(seconds, KiB)]}, the tools in turn in each round, beginning with another one each time. Memory is in the last."""
     names = ["floor"] + tools.names()
     taken = {name: [] for name in names}
-    for number in range(rounds):
+    for number in range(rounds + 1):
         archive, folder = make(number)
+        tools.watched = number == rounds
         for name in names[number % len(names):] + names[:number % len(names)]:
             work = (lambda: floor(archive)) if name == "floor" else (lambda: getattr(tools, name)(case, archive, folder))
             taken[name].append(work())
             time.sleep(0.05)
+    tools.watched = False
     return taken
 
 
 def table(title, taken):
-    middle = {name: statistics.median(seconds for seconds, _ in runs) * 1e3 for name, runs in taken.items()}
+    middle = {name: statistics.median(seconds for seconds, _ in runs[:-1]) * 1e3 for name, runs in taken.items()}
     ours = middle["fnbuild_push"]
-    yield f"**{title}** ({time.strftime('%Y-%m-%d')}, {len(taken['floor'])} rounds)\n"
+    yield f"**{title}** ({time.strftime('%Y-%m-%d')}, {machine()}, {len(taken['floor']) - 1} rounds)\n"
     yield "| | median | fastest | slowest | against fnbuild | peak memory |"
     yield "|---|---|---|---|---|---|"
     for name, runs in taken.items():
-        seconds = [second * 1e3 for second, _ in runs]
-        memory = max(peak for _, peak in runs) / 1024
+        seconds = [second * 1e3 for second, _ in runs[:-1]]
+        memory = runs[-1][1] / 1024
         shown = "–" if name == "floor" else f"{memory:.0f} MiB"
         label = {"fnbuild_push": "fnbuild push", "umoci_skopeo": "umoci + skopeo", "floor": "*floor*",
                  "docker": "docker build + push", "buildah": "buildah bud + push"}[name]
@@ -337,7 +355,7 @@ def write(lines):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--cases", default="small,large,again", help="of small, large, again, many")
+    parser.add_argument("--cases", default="small,large,again,many", help="of small, large, again, many")
     parser.add_argument("--peers", default="docker,buildah,umoci_skopeo", help="of docker, buildah, umoci_skopeo")
     parser.add_argument("--fnbuild", default=str(ROOT / "target/dist/fnbuild"))
     parser.add_argument("--data-dir", default=os.environ.get("FNBUILD_DATA_DIR", "/var/lib/fnbuild"))

@@ -9,7 +9,7 @@ import argparse, concurrent.futures, http.client, json, os, pathlib, re, shutil,
 import sys, tempfile, threading, time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from build import Failed, Registry  # the same registry as the builds' benchmark
+from build import Failed, Registry, machine  # the same registry as the builds' benchmark
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TABLE = ROOT / "docs/benchmarks.md"
@@ -516,7 +516,7 @@ def main():
     parser.add_argument("--slow-calls", type=int, default=12, help="how many of its rounds also run docker and the rest")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of warm and flask")
     parser.add_argument("--functions", type=int, default=200, help="functions of the piece many")
-    parser.add_argument("--fnbuild", default=str(ROOT / "target/release/fnbuild"))
+    parser.add_argument("--fnbuild", default=str(ROOT / "target/dist/fnbuild"))
     parser.add_argument("--data-dir", default=os.environ.get("FNBUILD_DATA_DIR", "/var/lib/fnbuild"), help="where the bases are")
     parser.add_argument("--print", action="store_true", help="print the tables, write no file")
     arguments = parser.parse_args()
@@ -527,7 +527,7 @@ def main():
         with tempfile.TemporaryDirectory(prefix="fnbuild-bench-") as folder:
             bench = Bench(arguments, pathlib.Path(folder))
             try:
-                lines = [f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} shared cores. {PIECES[name].__doc__}", ""]
+                lines = [f"{time.strftime('%Y-%m-%d')}, {machine()}. {PIECES[name].__doc__}", ""]
                 lines += PIECES[name](bench)
             finally:
                 bench.stop()
