@@ -183,7 +183,8 @@ fn a_bad_source_is_refused_with_its_reason_and_a_next_step() {
     assert!(!manifests.exists(), "something was pushed");
 }
 
-/// A real base with `examples/add`'s function on it, as the archive and the layout that other tools read.
+/// A real base with a zip's entries spliced onto it, as the archive and the layout that other tools read: gzip members by the
+/// dozen, of which a reader that stops at the first would lose all but one.
 struct Built {
     data: tempfile::TempDir,
     digest: String,
@@ -192,9 +193,11 @@ struct Built {
 impl Built {
     fn new() -> Self {
         let data = data_dir();
-        std::fs::write(data.path().join("add.py"), ADD).unwrap();
+        let words = WORDS.repeat(10_000);
+        let zip = zipped(&[("func.py", ADD), ("words/many.txt", &words), ("words/one.txt", WORDS)]);
+        std::fs::write(data.path().join("add.zip"), zip).unwrap();
         let mut command = super::support::fnbuild();
-        command.current_dir(data.path()).args(["build", "add.py", "--data-dir", ".", "-o", "oci:out:add"]);
+        command.current_dir(data.path()).args(["build", "add.zip", "--data-dir", ".", "-o", "oci:out:add"]);
         let digest = run(command.args(["-o", "docker-archive:add.tar", "--tag", "it-build"]));
         Self { data, digest }
     }
@@ -205,7 +208,10 @@ impl Built {
 }
 
 /// What is in the image, run by its own Python without a server: the entry point answers.
-const CALL: &str = "import sys; sys.path.insert(0, '/function'); import add; print(add.run(3, 5))";
+const CALL: &str = "import sys; sys.path.insert(0, '/function'); import func; \
+    print(func.run(3, 5), len(open('/function/words/many.txt').read()), open('/function/words/one.txt').read())";
+const WORDS: &str = "one two three ";
+const ANSWER: &str = "8 140000 one two three";
 
 #[test]
 fn docker_loads_the_archive_and_runs_it() {
@@ -215,7 +221,7 @@ fn docker_loads_the_archive_and_runs_it() {
         .args(["run", "--rm", "--network", "none", "fn/add:it-build"])
         .args(["python3", "-c", CALL]));
     run(Command::new("docker").args(["rmi", "fn/add:it-build"]));
-    assert_eq!(said, "8");
+    assert_eq!(said, ANSWER);
 }
 
 #[test]
@@ -224,7 +230,7 @@ fn containerd_imports_the_archive() {
     let namespace = format!("fnbuild-it-build-{}", std::process::id());
     let ctr = |arguments: &[&str]| run(Command::new("ctr").args(["-n", &namespace]).args(arguments));
     let archive = built.path("add.tar");
-    ctr(&["images", "import", "--no-unpack", archive.to_str().unwrap()]);
+    ctr(&["images", "import", archive.to_str().unwrap()]);
     let names = ctr(&["images", "list", "-q"]);
     for name in names.lines() {
         ctr(&["images", "rm", "--sync", name]);
@@ -241,7 +247,7 @@ fn umoci_unpacks_the_layout_and_buildah_builds_on_it() {
         .args(["unpack", "--image"])
         .arg(format!("{}:add", layout.display()))
         .arg(&bundle));
-    assert_eq!(std::fs::read_to_string(bundle.join("rootfs/function/add.py")).unwrap(), ADD);
+    assert_eq!(std::fs::read_to_string(bundle.join("rootfs/function/func.py")).unwrap(), ADD);
     let found = run(Command::new("skopeo")
         .args(["inspect", "--format", "{{.Digest}}"])
         .arg(format!("oci:{}:add", layout.display())));
@@ -261,5 +267,5 @@ fn umoci_unpacks_the_layout_and_buildah_builds_on_it() {
     let container = buildah(&["from", "oci:out:add"]);
     let said = buildah(&["run", "--isolation", "chroot", &container, "--", "python3", "-c", CALL]);
     buildah(&["rm", &container]);
-    assert_eq!(said, "8");
+    assert_eq!(said, ANSWER);
 }
