@@ -20,6 +20,7 @@ mod invoke;
 mod list;
 mod lock;
 mod log_writer;
+mod logging;
 mod login;
 mod logout;
 mod logs;

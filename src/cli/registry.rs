@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::registry_server::{self, Config, Policy, Report};
 
+use super::logging::{self, LogFormat};
 use super::settings::parse_duration;
 use super::{Common, Outcome, OutputFormat, Printer};
 
@@ -59,6 +60,9 @@ struct ServeArguments {
     /// No line for each request
     #[arg(long, env = "FNBUILD_REGISTRY_NO_ACCESS_LOG")]
     no_access_log: bool,
+    /// How the log is written, on stderr
+    #[arg(long, env = "FNBUILD_LOG_FORMAT", value_enum, default_value_t)]
+    log_format: LogFormat,
     #[command(flatten)]
     policy: PolicyArguments,
 }
@@ -127,7 +131,8 @@ async fn serve(
             "{beyond} can be reached from other machines: add --htpasswd FILE, or --no-auth to let everybody in"
         );
     }
-    log(common, arguments.no_access_log);
+    let access = ("fnbuild::registry::access", !arguments.no_access_log);
+    logging::start(common, arguments.log_format, Some(access));
     let mut listeners = Vec::new();
     for address in &arguments.listen {
         let listener = TcpListener::bind(address).with_context(|| format!("listen on {address}"))?;
@@ -165,32 +170,6 @@ async fn cancel_on_signal(shutdown: CancellationToken) -> std::io::Result<()> {
     }
     shutdown.cancel();
     Ok(())
-}
-
-/// Events and access lines on stderr. `RUST_LOG` decides where it is set.
-fn log(common: &Common, no_access: bool) {
-    use tracing_subscriber::filter::{EnvFilter, LevelFilter, Targets};
-    use tracing_subscriber::{Layer, layer::SubscriberExt, util::SubscriberInitExt};
-    let level = match (common.quiet, common.verbose) {
-        (true, _) => LevelFilter::WARN,
-        (false, 0) => LevelFilter::INFO,
-        (false, _) => LevelFilter::DEBUG,
-    };
-    let access = if no_access { LevelFilter::OFF } else { level };
-    let asked = std::env::var_os(EnvFilter::DEFAULT_ENV).and_then(|_| EnvFilter::try_from_default_env().ok());
-    let filter = match asked {
-        Some(filter) => filter.boxed(),
-        // Much less to carry along than an EnvFilter that nobody asked for.
-        None => Targets::new()
-            .with_default(LevelFilter::WARN)
-            .with_targets([("fnbuild", level), ("fnbuild::registry::access", access)])
-            .boxed(),
-    };
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
-    // A second server in one process keeps the first one's log.
-    let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
 }
 
 fn print(report: &Report, output: OutputFormat, printer: &Printer) -> anyhow::Result<Outcome> {

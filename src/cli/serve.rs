@@ -10,6 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::config::{Config, ConfigArguments};
 use crate::serve::{self, Ending, Listeners, Server};
 
+use super::logging::{self, LogFormat};
 use super::{Common, Outcome, Printer};
 
 #[derive(clap::Args)]
@@ -23,6 +24,9 @@ pub struct Arguments {
     /// Serve nothing: remove the containers, images and network that this data folder has on this machine. Records stay
     #[arg(long)]
     clean_up: bool,
+    /// How the server's log is written, on stderr
+    #[arg(long, env = "FNBUILD_LOG_FORMAT", value_enum, default_value_t)]
+    log_format: LogFormat,
 }
 
 pub fn run(arguments: Arguments, common: &Common, printer: &Printer) -> anyhow::Result<Outcome> {
@@ -34,13 +38,14 @@ pub fn run(arguments: Arguments, common: &Common, printer: &Printer) -> anyhow::
         printer.status("removed: containers, images, network");
         return Ok(Outcome::Success);
     }
-    match runtime.block_on(serve(config, &program, printer))? {
+    logging::start(common, arguments.log_format, None);
+    match runtime.block_on(serve(config, &program, &Teller { printer, format: arguments.log_format }))? {
         Some(listeners) => Err(become_next(&program, &listeners)),
         None => Ok(Outcome::Success),
     }
 }
 
-async fn serve(config: Config, program: &Path, printer: &Printer) -> anyhow::Result<Option<Listeners>> {
+async fn serve(config: Config, program: &Path, teller: &Teller<'_>) -> anyhow::Result<Option<Listeners>> {
     let mut signals = Signals {
         terminate: signal(SignalKind::terminate())?,
         interrupt: signal(SignalKind::interrupt())?,
@@ -48,18 +53,40 @@ async fn serve(config: Config, program: &Path, printer: &Printer) -> anyhow::Res
     };
     let server = Server::start(config, program.to_path_buf()).await?;
     for problem in server.problems().await {
-        printer.warning(problem);
+        teller.warning(problem);
     }
     if let Some(line) = server.registry() {
-        printer.status(line);
+        teller.status(line);
     }
     for note in server.notes() {
-        printer.status(note);
+        teller.status(note);
     }
     for url in server.urls() {
-        printer.status(format!("listening on {url}"));
+        teller.status(format!("listening on {url}"));
     }
-    Ok(server.run(signals.ending(program, printer)).await)
+    Ok(server.run(signals.ending(program, teller)).await)
+}
+
+/// Says what is going on in the form of the log, so that all of stderr can be read as one.
+struct Teller<'a> {
+    printer: &'a Printer,
+    format: LogFormat,
+}
+
+impl Teller<'_> {
+    fn status(&self, text: impl AsRef<str>) {
+        match self.format {
+            LogFormat::Text => self.printer.status(text),
+            LogFormat::Json => tracing::info!("{}", text.as_ref()),
+        }
+    }
+
+    fn warning(&self, text: impl AsRef<str>) {
+        match self.format {
+            LogFormat::Text => self.printer.warning(text),
+            LogFormat::Json => tracing::warn!("{}", text.as_ref()),
+        }
+    }
 }
 
 struct Signals {
@@ -69,21 +96,21 @@ struct Signals {
 }
 
 impl Signals {
-    async fn ending(&mut self, program: &Path, printer: &Printer) -> Ending {
+    async fn ending(&mut self, program: &Path, teller: &Teller<'_>) -> Ending {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => break,
                 _ = self.interrupt.recv() => break,
                 _ = self.hang_up.recv() => {
                     if runs(program) {
-                        printer.status("handing over: calls in flight finish first");
+                        teller.status("handing over: calls in flight finish first");
                         return Ending::HandOver;
                     }
-                    printer.warning(format!("{} does not run: going on as before", program.display()));
+                    teller.warning(format!("{} does not run: going on as before", program.display()));
                 }
             }
         }
-        printer.status("stopping: calls in flight finish first");
+        teller.status("stopping: calls in flight finish first");
         Ending::Stop
     }
 }
