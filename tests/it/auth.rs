@@ -14,7 +14,7 @@ use crate::support::{run, run_failing, wait_until};
 const HELLO: &str = "def run(name='world'):\n    return f'hello {name}'\n";
 
 /// An address of this machine's that is not loopback. Nothing is sent to find it, and what is sent to it stays here.
-fn own_address() -> IpAddr {
+pub fn own_address() -> IpAddr {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
     socket.connect("192.0.2.1:9").unwrap();
     socket.local_addr().unwrap().ip()

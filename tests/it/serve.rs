@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::auth::own_address;
 use crate::support::registry::DockerRegistry;
 use crate::support::server::FnbuildServer;
 use crate::support::{Server, fnbuild, free_port, run, run_failing, wait_until};
@@ -283,7 +284,7 @@ fn images_are_deleted_except_what_others_stand_on() {
 }
 
 #[test]
-fn a_listener_beyond_loopback_answers_calls_alone() {
+fn a_listener_beyond_loopback_answers_calls_and_asks_who_manages() {
     let server = FnbuildServer::start();
     let wide = free_port();
     let data = crate::support::base::data_dir();
@@ -295,11 +296,11 @@ fn a_listener_beyond_loopback_answers_calls_alone() {
         let status = |path: &str| {
             let mut curl = std::process::Command::new("curl");
             curl.args(["-s", "-o", "/dev/null", "-w", "%{http_code}"]);
-            curl.arg(format!("http://127.0.0.1:{wide}{path}")).output().unwrap().stdout
+            curl.arg(format!("http://{}:{wide}{path}", own_address())).output().unwrap().stdout
         };
         wait_until("the other server", Duration::from_secs(60), || status("/healthz") == b"200");
-        assert_eq!(status("/v1/functions"), b"404");
-        assert_eq!(status("/v1/status"), b"404");
+        assert_eq!(status("/v1/functions"), b"401");
+        assert_eq!(status("/v1/status"), b"401");
         assert_eq!(status("/function/absent"), b"404");
     }
     run(server.serve().env("FNBUILD_DATA_DIR", data.path()).arg("--clean-up"));
