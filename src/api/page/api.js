@@ -45,7 +45,9 @@ async function request(url, options = {}) {
     const used = sessionStorage.getItem(TOKEN);
     let response;
     try {
-      response = await fetch(url, { ...options, headers: { ...options.headers, ...authorization() } });
+      // Without the browser's own credentials: it would ask for them with a window of its own.
+      const headers = { ...options.headers, ...authorization() };
+      response = await fetch(url, { ...options, credentials: "omit", headers });
     } catch (error) {
       if (error.name === "AbortError") throw error;
       throw new Problem(0);
@@ -114,6 +116,8 @@ export async function keep(signal, broken, work) {
 
 /** Sends a file, telling how much of it has gone; fetch cannot. */
 export async function upload(name, file, progress) {
+  // Whoever has no token is asked for one before the file has gone.
+  await get("/v1/status");
   const query = file.name.endsWith(".py") ? `?filename=${encodeURIComponent(file.name)}` : "";
   const send = () =>
     new Promise((resolve, reject) => {

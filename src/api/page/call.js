@@ -74,7 +74,7 @@ export function callForm(name) {
       const sent = hasBody() && body.value.trim() ? body.value : undefined;
       // The server keeps its tokens to itself: the function sees none.
       const headers = { ...authorization(), ...(sent ? { "Content-Type": "application/json" } : {}) };
-      const response = await fetch(url, { method: method.value, signal: running.signal, body: sent, headers });
+      const response = await fetch(url, { method: method.value, signal: running.signal, credentials: "omit", body: sent, headers });
       const { text, cut } = await read(response);
       show(response, text, cut, performance.now() - began);
     } catch (error) {
