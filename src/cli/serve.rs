@@ -38,7 +38,9 @@ pub fn run(arguments: Arguments, common: &Common, printer: &Printer) -> anyhow::
         printer.status("removed: containers, images, network");
         return Ok(Outcome::Success);
     }
-    logging::start(common, arguments.log_format, None);
+    // The embedded registry says each request only to who asks for more: most of them are this server's own.
+    let access = ("fnbuild::registry::access", common.verbose > 0);
+    logging::start(common, arguments.log_format, Some(access));
     match runtime.block_on(serve(config, &program, &Teller { printer, format: arguments.log_format }))? {
         Some(listeners) => Err(become_next(&program, &listeners)),
         None => Ok(Outcome::Success),
