@@ -41,8 +41,8 @@ impl EtcdArguments {
         options.tls = EtcdTls { authority: self.etcd_ca.clone(), identity };
         if let (Some(name), Some(path)) = (&self.etcd_user, &self.etcd_password_file) {
             let password = std::fs::read_to_string(path);
-            let password =
-                password.map_err(|source| StoreError::Credentials { path: path.clone(), source })?;
+            let password = password
+                .map_err(|source| StoreError::Credentials { path: path.clone(), source: source.into() })?;
             let password = password.trim_end_matches(['\r', '\n']).to_owned();
             options.user = Some(EtcdUser { name: name.clone(), password });
         }

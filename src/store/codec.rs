@@ -1,5 +1,7 @@
 //! How a record is written down: eight bytes of revision, then the record as JSON with its format's number.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -22,7 +24,8 @@ pub fn encode(revision: Revision, record: &FunctionRecord) -> Result<Vec<u8>, St
 
 /// The record alone, for a store that keeps the revision itself.
 pub fn encode_bare(record: &FunctionRecord) -> Result<Vec<u8>, StoreError> {
-    serde_json::to_vec(record).map_err(|source| StoreError::Unwritable { name: record.name.clone(), source })
+    serde_json::to_vec(record)
+        .map_err(|source| StoreError::Unwritable { name: record.name.clone(), source: Arc::new(source) })
 }
 
 pub fn join(revision: Revision, bytes: &[u8]) -> Vec<u8> {
@@ -42,7 +45,7 @@ pub fn revision(bytes: &[u8]) -> Option<Revision> {
 /// `key` names the record in errors; it need not be a valid name.
 pub fn decode(key: &[u8], bytes: &[u8]) -> Result<Stored, StoreError> {
     let (revision, json) = split(bytes).unwrap_or((Revision(0), &[]));
-    let unreadable = |source| StoreError::Unreadable { key: text(key), source };
+    let unreadable = |source| StoreError::Unreadable { key: text(key), source: Arc::new(source) };
     let Head { format } = serde_json::from_slice(json).map_err(unreadable)?;
     let record = if format == FORMAT {
         serde_json::from_slice(json).map_err(unreadable)?
@@ -54,7 +57,7 @@ pub fn decode(key: &[u8], bytes: &[u8]) -> Result<Stored, StoreError> {
 
 /// The record in a JSON value of this format or an older one.
 pub fn read_older(record: Value, key: &str) -> Result<FunctionRecord, StoreError> {
-    let unreadable = |source| StoreError::Unreadable { key: key.into(), source };
+    let unreadable = |source| StoreError::Unreadable { key: key.into(), source: Arc::new(source) };
     let Head { format } = Head::deserialize(&record).map_err(unreadable)?;
     if format > FORMAT {
         return Err(StoreError::NewerRecord { key: key.into(), found: format });

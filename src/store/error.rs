@@ -1,13 +1,14 @@
 //! What can go wrong with a store, and the next step.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::function::FunctionName;
 
 use super::value::ValueKey;
 
-/// What can go wrong with a store.
-#[derive(Debug, thiserror::Error)]
+/// What can go wrong with a store. One failure may be that of several who asked together, each of whom is told.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("the record of {name} was changed by someone else in the meantime")]
     Conflict { name: FunctionName },
@@ -37,33 +38,33 @@ pub enum StoreError {
     Unreadable {
         key: String,
         #[source]
-        source: serde_json::Error,
+        source: Arc<serde_json::Error>,
     },
     #[error("cannot write down the record of {name}")]
     Unwritable {
         name: FunctionName,
         #[source]
-        source: serde_json::Error,
+        source: Arc<serde_json::Error>,
     },
     #[error("cannot {step} the record store at {place}")]
     Disk {
         step: &'static str,
         place: String,
         #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Arc<dyn std::error::Error + Send + Sync>,
     },
     #[error("the etcd at {place} does not answer: records can be read but not changed")]
     Away {
         place: String,
         #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Arc<dyn std::error::Error + Send + Sync>,
     },
     #[error("the etcd at {place} refused to {step}")]
     Refused {
         step: &'static str,
         place: String,
         #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Arc<dyn std::error::Error + Send + Sync>,
     },
     #[error("the etcd at {place} holds the store {found}, but this node's mirror at {mirror} is of {known}")]
     OtherStore { place: String, found: String, mirror: String, known: String },
@@ -71,7 +72,7 @@ pub enum StoreError {
     Credentials {
         path: PathBuf,
         #[source]
-        source: std::io::Error,
+        source: Arc<std::io::Error>,
     },
     #[error("the task that makes writes durable ended early")]
     Interrupted,

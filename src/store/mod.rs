@@ -30,7 +30,8 @@ const WATCH_BACKLOG: usize = 1024;
 /// The kind of the values in which nodes say what they are about to record.
 const COMING: &str = "coming";
 
-/// Orders the writes of one store: every write has a higher revision than all before it, deletions included.
+/// Orders the writes of one store: every write has a higher revision than all that were acknowledged before it,
+/// deletions included. Writes of different keys that were made together may have the same.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Revision(pub u64);
 

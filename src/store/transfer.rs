@@ -92,8 +92,10 @@ pub async fn export(
     loop {
         let page = store.list(after.as_ref(), PAGE).await?;
         for stored in &page.records {
-            let record = serde_json::to_value(&stored.record)
-                .map_err(|source| StoreError::Unwritable { name: stored.record.name.clone(), source })?;
+            let record = serde_json::to_value(&stored.record).map_err(|source| StoreError::Unwritable {
+                name: stored.record.name.clone(),
+                source: source.into(),
+            })?;
             write_line(to, &Line::Function(record))?;
             done.functions += 1;
         }

@@ -4,6 +4,7 @@
 
 use std::ops::Bound::{Excluded, Unbounded};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sled::{Db, Tree};
@@ -33,7 +34,7 @@ impl Trees {
         let draft = folder.with_extension("new");
         let failed = |step| {
             let place = folder.display().to_string();
-            move |source: std::io::Error| StoreError::Disk { step, place, source: source.into() }
+            move |source: std::io::Error| StoreError::Disk { step, place, source: Arc::new(source) }
         };
         match std::fs::remove_dir_all(&draft) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -128,7 +129,7 @@ impl Trees {
     }
 
     pub fn disk(&self, step: &'static str) -> impl FnOnce(sled::Error) -> StoreError + '_ {
-        move |error| StoreError::Disk { step, place: self.place.clone(), source: error.into() }
+        move |error| StoreError::Disk { step, place: self.place.clone(), source: Arc::new(error) }
     }
 
     fn value_of(&self, key: &[u8], bytes: &[u8]) -> Result<StoredValue, StoreError> {
@@ -176,5 +177,5 @@ fn check_format(db: &Db, folder: &Path) -> Result<(), StoreError> {
 }
 
 fn disk(step: &'static str, folder: &Path, source: sled::Error) -> StoreError {
-    StoreError::Disk { step, place: folder.display().to_string(), source: source.into() }
+    StoreError::Disk { step, place: folder.display().to_string(), source: Arc::new(source) }
 }

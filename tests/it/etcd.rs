@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use fnbuild::function::{FORMAT, FunctionName, FunctionRecord};
-use fnbuild::store::{Change, EtcdStore, EtcdTls, EtcdUser, FunctionStore, StoreError};
+use fnbuild::store::{Change, EtcdStore, EtcdTls, EtcdUser, FunctionStore, StoreError, Stored};
 use futures_util::StreamExt;
 
 use crate::store::{image, keeps_the_contract, record};
@@ -86,6 +86,72 @@ async fn every_node_sees_what_another_wrote() {
     one.delete(&add.name, second).await.unwrap();
     assert!(matches!(two.update(&add, second).await, Err(StoreError::Conflict { .. })));
     assert_eq!(two.get(&add.name).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn writes_that_wait_at_the_same_time_go_together() {
+    let (etcd, folder) = (Etcd::start(1), tempfile::tempdir().unwrap());
+    let store = open(&etcd, &folder.path().join("mirror")).await;
+    let taken = record("taken");
+    store.create(&taken).await.unwrap();
+    let mut changes = store.watch().await.unwrap();
+    let records: Vec<_> = (0..50).map(|i| record(&format!("f-{i:02}"))).collect();
+    let (refused, first, created) = tokio::join!(
+        store.create(&taken),
+        store.create(&records[0]),
+        futures_util::future::join_all(records.iter().map(|record| store.create(record))),
+    );
+    assert!(matches!(refused, Err(StoreError::Conflict { name }) if name == taken.name));
+    // Of the two that write one record the first is among them, and the other waits for the next.
+    let revision = first.unwrap();
+    assert!(matches!(&created[0], Err(StoreError::Conflict { name }) if *name == records[0].name));
+    for created in &created[1..] {
+        assert_eq!(*created.as_ref().unwrap(), revision, "one transaction, one revision");
+    }
+    for record in records {
+        let told = tokio::time::timeout(LIMIT, changes.next()).await.expect("watchers are told of each");
+        assert_eq!(told, Some(Change::Written(Stored { revision, record })));
+    }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_before_etcd_died_is_there_and_the_rest_is_whole_or_not() {
+    let (mut etcd, folder) = (Etcd::start(1), tempfile::tempdir().unwrap());
+    let store = open(&etcd, &folder.path().join("mirror")).await;
+    let write_on = async |number: u64| {
+        let mut record = record(&format!("f-{number:02}"));
+        let mut revision = store.create(&record).await.unwrap();
+        loop {
+            let written = record.last;
+            record.last += 1;
+            match store.update(&record, revision).await {
+                Ok(next) => revision = next,
+                Err(StoreError::Away { .. }) => return (record.name, written),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    let die = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        etcd.crash(0);
+    };
+    let (written, ()) = tokio::join!(futures_util::future::join_all((0..32).map(write_on)), die);
+
+    etcd.start_member(0);
+    until_ready(&store).await;
+    for (name, written) in written {
+        let goes_on = async {
+            loop {
+                let Stored { revision, record } = store.get(&name).await.unwrap().unwrap();
+                assert!([written, written + 1].contains(&record.last), "{name}: {written}, {}", record.last);
+                match store.update(&record, revision).await {
+                    Err(StoreError::Conflict { .. }) => {}
+                    updated => return updated.unwrap(),
+                }
+            }
+        };
+        tokio::time::timeout(LIMIT, goes_on).await.expect("a record to be written again");
+    }
 }
 
 #[tokio::test]

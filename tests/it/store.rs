@@ -32,6 +32,7 @@ pub async fn keeps_the_contract(store: &dyn FunctionStore) {
     creates_reads_updates_and_deletes_by_revision(store).await;
     pages_in_the_order_of_names(store).await;
     of_many_writers_each_gets_its_own_version(store).await;
+    of_writes_at_once_each_is_answered_for_itself(store).await;
     watchers_see_changes_in_order(store).await;
     keeps_values_beside_the_records(store).await;
 }
@@ -107,6 +108,42 @@ async fn of_many_writers_each_gets_its_own_version(store: &dyn FunctionStore) {
         assert_eq!(version.image.digest, Digest::of(format!("writer {writer}")), "no version is mixed up");
     }
     store.delete(&shared.name, revision).await.unwrap();
+}
+
+async fn of_writes_at_once_each_is_answered_for_itself(store: &dyn FunctionStore) {
+    let (mut changed, going, twin) = (record("changed"), record("going"), record("twin"));
+    let stale = store.create(&changed).await.unwrap();
+    changed.push(image("second"), "2026-11-23T00:00:02Z".into());
+    store.update(&changed, stale).await.unwrap();
+    let last = store.create(&going).await.unwrap();
+    let new: Vec<_> = (0..150).map(|i| record(&format!("new-{i:03}"))).collect();
+
+    let (created, late, again, gone, one, other) = tokio::join!(
+        futures_util::future::join_all(new.iter().map(|record| store.create(record))),
+        store.update(&changed, stale),
+        store.create(&changed),
+        store.delete(&going.name, last),
+        store.create(&twin),
+        store.create(&twin),
+    );
+    for (record, created) in new.iter().zip(created) {
+        let stored = Stored { revision: created.unwrap(), record: record.clone() };
+        assert_eq!(store.get(&record.name).await.unwrap(), Some(stored));
+    }
+    for refused in [late, again] {
+        assert!(matches!(refused, Err(StoreError::Conflict { name }) if name == changed.name));
+    }
+    gone.unwrap();
+    assert_eq!(store.get(&going.name).await.unwrap(), None);
+    let (won, lost) = if one.is_ok() { (one, other) } else { (other, one) };
+    assert_eq!(store.get(&twin.name).await.unwrap().unwrap().revision, won.unwrap());
+    assert!(matches!(lost, Err(StoreError::Conflict { name }) if name == twin.name));
+
+    let all = store.list(None, 200).await.unwrap().records;
+    assert_eq!(all.len(), new.len() + 2);
+    for stored in all {
+        store.delete(&stored.record.name, stored.revision).await.unwrap();
+    }
 }
 
 async fn watchers_see_changes_in_order(store: &dyn FunctionStore) {

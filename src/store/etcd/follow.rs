@@ -186,19 +186,14 @@ impl Follower {
     }
 
     fn place(&self, header: Option<&ResponseHeader>, marker: Option<&[u8]>) -> Result<Place, StoreError> {
-        let known = self.mirror.origin();
-        let marker = match (marker, known.clone()) {
-            (Some(marker), _) => marker,
-            (None, Some(known)) => return Err(self.other("none", known)),
-            (None, None) => return Err(self.damaged("its marker is gone")),
-        };
+        let Some(marker) = marker else { return Err(self.gone()) };
         let marker: Marker =
             serde_json::from_slice(marker).map_err(|_| self.damaged("its marker cannot be read"))?;
         if marker.format > STORE_FORMAT {
             let place = self.members.place().into();
             return Err(StoreError::NewerStore { place, found: marker.format });
         }
-        if let Some(known) = known.filter(|known| known.store != marker.id) {
+        if let Some(known) = self.mirror.origin().filter(|known| known.store != marker.id) {
             return Err(self.other(&marker.id, known));
         }
         let (cluster, at) = header.map_or((0, 0), |header| (header.cluster_id(), header.revision()));
@@ -209,7 +204,15 @@ impl Follower {
         StoreError::Damaged { place: self.members.place().into(), what }
     }
 
-    pub fn other(&self, found: &str, known: Origin) -> StoreError {
+    /// For who finds that no store is there any more.
+    pub fn gone(&self) -> StoreError {
+        match self.mirror.origin() {
+            Some(known) => self.other("none", known),
+            None => self.damaged("its marker is gone"),
+        }
+    }
+
+    fn other(&self, found: &str, known: Origin) -> StoreError {
         StoreError::OtherStore {
             place: self.members.place().into(),
             found: found.into(),

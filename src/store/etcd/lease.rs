@@ -37,12 +37,11 @@ impl EtcdStore {
         let marker = self.follower.marker_key();
         let put =
             TxnOp::put(slot.key(&self.follower.prefix), bytes, Some(PutOptions::new().with_lease(lease)));
-        let same_store = Compare::version(marker.as_str(), CompareOp::Greater, 0);
-        let txn = Txn::new().when([same_store]).and_then([put]).or_else([TxnOp::get(marker, None)]);
-        let answer = self.follower.members.txn("write", txn).await?.answer;
+        let there = Compare::version(marker, CompareOp::Greater, 0);
+        let txn = Txn::new().when([there]).and_then([put]).or_else([]);
+        let answer = self.follower.members.txn("write", txn).await?;
         if !answer.succeeded() {
-            self.follower.check().await?;
-            return Err(self.follower.members.away("its marker is gone"));
+            return Err(self.follower.gone());
         }
         let revision = revision(answer.header().map_or(0, |header| header.revision()));
         self.follower.mirror.learn(&Event { slot, revision, bytes: Some(bytes.to_vec()) })

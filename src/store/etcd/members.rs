@@ -2,6 +2,7 @@
 //!
 //! One multiplexed connection serves all; a balancer over all members would make each of their failures visible.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -28,7 +29,8 @@ const BRIEF: Limits = Limits { one: Duration::from_secs(2), all: Duration::from_
 /// For who must have an answer, good or bad, before a health check gives up. The members divide it among them.
 const GLANCE: Duration = Duration::from_millis(1600);
 const PAUSE: Duration = Duration::from_millis(50);
-/// A page of a listing: 512 records of etcd's largest size would not be larger.
+/// A page of a listing, or what stands where many writes were refused: 512 records of etcd's largest size would not be
+/// larger.
 const LARGEST_ANSWER: usize = 768 << 20;
 
 pub struct Members {
@@ -58,10 +60,20 @@ impl Members {
         &self.place
     }
 
-    pub async fn txn(&self, step: &'static str, txn: Txn) -> Result<Attempted<TxnResponse>, StoreError> {
-        self.attempt(step, USUAL, |client| {
+    pub async fn txn(&self, step: &'static str, txn: Txn) -> Result<TxnResponse, StoreError> {
+        Ok(self.txn_until(step, txn, Instant::now() + USUAL.all).await?.answer)
+    }
+
+    pub async fn txn_until(
+        &self,
+        step: &'static str,
+        txn: Txn,
+        deadline: Instant,
+    ) -> Result<Attempted<TxnResponse>, StoreError> {
+        let limits = Limits { all: deadline.saturating_duration_since(Instant::now()), ..USUAL };
+        self.attempt(step, limits, |client| {
             let txn = txn.clone();
-            async move { client.kv_client().txn(txn).await }
+            async move { client.kv_client().max_decoding_message_size(LARGEST_ANSWER).txn(txn).await }
         })
         .await
     }
@@ -130,7 +142,7 @@ impl Members {
     }
 
     pub fn away(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {
-        StoreError::Away { place: self.place.clone(), source: source.into() }
+        StoreError::Away { place: self.place.clone(), source: source.into().into() }
     }
 
     async fn attempt<T, F>(
@@ -154,7 +166,7 @@ impl Members {
                     return Err(StoreError::Refused {
                         step,
                         place: self.place.clone(),
-                        source: error.into(),
+                        source: Arc::new(error),
                     });
                 }
                 Ok(Err(error)) => self.away(error),

@@ -3,7 +3,8 @@
 //! - Reads and watches never leave the machine, so they go on while etcd is away; writes then fail.
 //! - A write is acknowledged after etcd's majority has it on disk, and this node reads it from then on. Other nodes
 //!   follow by their watch, milliseconds later.
-//! - Every write is one transaction: on the condition of the key's revision, and that there still is a store.
+//! - Every write is a transaction: on the condition of the key's revision, and that there still is a store. Those that
+//!   wait at the same time travel together.
 
 mod follow;
 mod keys;
@@ -11,13 +12,13 @@ mod lease;
 mod members;
 mod mirror;
 mod options;
+mod writer;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use etcd_client::{Compare, CompareOp, KeyValue, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use futures_util::stream::BoxStream;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
@@ -28,8 +29,10 @@ use super::value::{LARGEST_VALUE, StoredValue, ValueKey, ValuePage};
 use super::{COMING, Change, FunctionStore, Page, Revision, StoreError, Stored, codec};
 use follow::Follower;
 use keys::Slot;
-use members::{Attempted, Members};
+use members::Members;
 use mirror::{Event, Mirror};
+
+use writer::{Outcome, Refusal, Write, Writer};
 
 pub use options::{EtcdOptions, EtcdTls, EtcdUser};
 
@@ -41,6 +44,7 @@ const MIRROR_LAG: Duration = Duration::from_secs(1);
 /// A store in etcd with its mirror in a folder of its own, which no other process has open.
 pub struct EtcdStore {
     follower: Arc<Follower>,
+    writer: Writer,
     following: AbortOnDropHandle<()>,
     lease: tokio::sync::Mutex<Option<i64>>,
 }
@@ -63,13 +67,15 @@ impl EtcdStore {
         }
         let up = follower.following.subscribe();
         let following = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&follower).run()));
-        let store = Self { follower, following, lease: tokio::sync::Mutex::default() };
+        let writer = Writer::start(Arc::clone(&follower.members), follower.marker_key());
+        let store = Self { follower, writer, following, lease: tokio::sync::Mutex::default() };
         store.wait_for_the_watch(up).await;
         Ok(store)
     }
 
     /// Lets go of the mirror: when this returns, another process may open it. Dropping does so too, a moment later.
     pub async fn close(self) {
+        self.writer.stop().await;
         self.following.abort();
         let _ = self.following.await;
     }
@@ -85,50 +91,30 @@ impl EtcdStore {
         expected: Option<Revision>,
         bytes: Option<Vec<u8>>,
     ) -> Result<Revision, StoreError> {
-        let Follower { members, mirror, prefix, .. } = &*self.follower;
+        let Follower { mirror, prefix, .. } = &*self.follower;
         if bytes.as_ref().is_some_and(|bytes| bytes.len() > LARGEST_RECORD) {
             let size = bytes.map_or(0, |bytes| bytes.len());
             return Err(StoreError::TooLarge { key: slot.local().into(), size });
         }
-        let txn = self.transaction(&slot.key(prefix), expected, bytes.as_deref());
-        let Attempted { answer, repeated } = members.txn("write", txn).await?;
-        let now = revision(answer.header().map_or(0, |header| header.revision()));
-        if answer.succeeded() {
-            return self.settle(slot, now, bytes).await;
-        }
-        let found = self.refused(&answer)?;
-        if let Some(found) = &found {
-            let revision = revision(found.mod_revision());
-            let value = Some(found.value().to_vec());
-            mirror.learn(&Event { slot: slot.clone(), revision, bytes: value })?;
-            if repeated && bytes.as_deref() == Some(found.value()) {
-                return Ok(revision);
+        let write = Arc::new(Write { key: slot.key(prefix), expected, bytes });
+        match self.writer.write(Arc::clone(&write)).await? {
+            Outcome::Made(revision) => self.settle(slot, revision, write.bytes.clone()).await,
+            Outcome::Refused(Refusal { found: Some(found), repeated, .. }) => {
+                let revision = revision(found.mod_revision());
+                let value = Some(found.value().to_vec());
+                mirror.learn(&Event { slot: slot.clone(), revision, bytes: value })?;
+                if repeated && write.bytes.as_deref() == Some(found.value()) {
+                    return Ok(revision);
+                }
+                Err(slot.conflict())
             }
-        } else if repeated && bytes.is_none() {
-            return Ok(now);
-        } else {
-            let _ = tokio::time::timeout(MIRROR_LAG, mirror.leaves(&slot, expected, now)).await;
-        }
-        Err(slot.conflict())
-    }
-
-    fn transaction(&self, key: &str, expected: Option<Revision>, bytes: Option<&[u8]>) -> Txn {
-        let marker = self.follower.marker_key();
-        let unchanged = match expected {
-            None => Compare::version(key, CompareOp::Equal, 0),
-            Some(Revision(at)) => {
-                Compare::mod_revision(key, CompareOp::Equal, i64::try_from(at).unwrap_or(i64::MAX))
+            Outcome::Refused(Refusal { found: None, at, repeated: true }) if write.bytes.is_none() => Ok(at),
+            Outcome::Refused(Refusal { found: None, at, .. }) => {
+                let _ = tokio::time::timeout(MIRROR_LAG, mirror.leaves(&slot, expected, at)).await;
+                Err(slot.conflict())
             }
-        };
-        let same_store = Compare::version(marker.as_str(), CompareOp::Greater, 0);
-        let write = match bytes {
-            Some(bytes) => TxnOp::put(key, bytes, None),
-            None => TxnOp::delete(key, None),
-        };
-        Txn::new()
-            .when([unchanged, same_store])
-            .and_then([write])
-            .or_else([TxnOp::get(key, None), TxnOp::get(marker, None)])
+            Outcome::NoStore => Err(self.follower.gone()),
+        }
     }
 
     /// Makes what was written readable at this node.
@@ -146,19 +132,6 @@ impl EtcdStore {
             let _ = tokio::time::timeout(MIRROR_LAG, mirror.reaches(revision)).await;
         }
         Ok(revision)
-    }
-
-    /// What the key holds instead of what was expected.
-    fn refused(&self, answer: &TxnResponse) -> Result<Option<KeyValue>, StoreError> {
-        let mut answers = answer.op_responses().into_iter().map(|response| match response {
-            TxnOpResponse::Get(got) => got.kvs().first().cloned(),
-            _ => None,
-        });
-        let (found, marker) = (answers.next().flatten(), answers.next().flatten());
-        match (marker, self.follower.mirror.origin()) {
-            (None, Some(known)) => Err(self.follower.other("none", known)),
-            _ => Ok(found),
-        }
     }
 }
 
@@ -195,7 +168,8 @@ impl FunctionStore for EtcdStore {
         let Some(lease) = *self.lease.lock().await else { return Ok(()) };
         let bytes =
             serde_json::to_vec(&mirror::Coming { name: name.clone(), image: Box::new(image.clone()) });
-        let bytes = bytes.map_err(|source| StoreError::Unwritable { name: name.clone(), source })?;
+        let bytes =
+            bytes.map_err(|source| StoreError::Unwritable { name: name.clone(), source: source.into() })?;
         self.put_leased(&ValueKey::new(COMING, &format!("{lease:x}"))?, &bytes).await
     }
 

@@ -78,7 +78,8 @@ impl EtcdOptions {
 impl EtcdTls {
     fn read(&self) -> Result<TlsOptions, StoreError> {
         let read = |path: &Path| {
-            std::fs::read(path).map_err(|source| StoreError::Credentials { path: path.to_path_buf(), source })
+            std::fs::read(path)
+                .map_err(|source| StoreError::Credentials { path: path.into(), source: source.into() })
         };
         let mut tls = TlsOptions::new();
         tls = match &self.authority {
