@@ -33,6 +33,7 @@ use crate::replica::{self, FolderId, NetworkSettings, ReplicaConfig, Replicas, S
 use crate::secrets::{SecretError, SecretKey, Secrets};
 use crate::source;
 use crate::store::{EtcdStore, FunctionStore, SledStore, StoreError};
+use crate::telemetry::Figures;
 use embedded::Embedded;
 use gate::Gate;
 pub use listeners::Listeners;
@@ -151,7 +152,7 @@ impl Server {
         folder.mark_used()?;
         let mut listeners = Listeners::bind(&config.listen)?;
         let port = listeners.addresses().first().map(SocketAddr::port);
-        let embedded = match config.registry.embedded {
+        let mut embedded = match config.registry.embedded {
             Some(port) => Some(Embedded::start(&config.data_dir.join("registry"), port).await?),
             None => None,
         };
@@ -162,10 +163,12 @@ impl Server {
         let key = SecretKey::load_or_create(&config.secret_key_file)?;
         let secrets = Arc::new(Secrets::new(Arc::clone(&store), key));
         let cluster = Cluster::alone(id.as_str());
+        let figures = Arc::<Figures>::default();
         let mut settings = ReplicaConfig {
             store: Some(Arc::clone(&store)),
             cluster: Arc::clone(&cluster),
             secrets: Some(Arc::clone(&secrets)),
+            figures: Arc::clone(&figures),
             ..replica_config(&config, id.clone(), &registry, program)
         };
         settings.network.trigger = port.filter(|_| config.function_calls);
@@ -186,7 +189,7 @@ impl Server {
         empty_folder(&uploads)
             .map_err(|source| ServeError::System { step: "make the folder for uploads", source })?;
         let queue = Queue::open(
-            queue_config(&config, listeners.addresses()),
+            QueueConfig { figures: Arc::clone(&figures), ..queue_config(&config, listeners.addresses()) },
             Arc::clone(&store),
             Arc::clone(&cluster),
         )?;
@@ -205,7 +208,9 @@ impl Server {
             replicas: Arc::clone(&replicas),
             cluster: Arc::clone(&cluster),
             published,
-            workshop: workshop(&config, registry),
+            workshop: workshop(&config, registry, Arc::clone(&figures)),
+            figures,
+            registry_figures: embedded.as_mut().and_then(Embedded::take_figures),
             about: About {
                 url: url(&listeners, tls.is_some()),
                 id: id.to_string(),
@@ -398,10 +403,10 @@ fn registry_of(config: &Config) -> Result<Registry, registry::Error> {
     Registry::new(&host, Remembered::new(&config.data_dir).access(&host, said))
 }
 
-fn workshop(config: &Config, registry: Arc<Registry>) -> Workshop {
+fn workshop(config: &Config, registry: Arc<Registry>, figures: Arc<Figures>) -> Workshop {
     let crate::config::SourceBounds { zipped, unpacked, entries } = config.source;
     let bounds = source::Bounds { source: zipped, unpacked, entries, ..source::Bounds::default() };
-    Workshop::new(registry, config.data_dir.clone(), bounds, base::DEFAULT.into())
+    Workshop::new(registry, config.data_dir.clone(), bounds, base::DEFAULT.into(), figures)
 }
 
 fn replica_config(
@@ -420,6 +425,7 @@ fn replica_config(
         folder,
         images: Arc::new(Arc::clone(registry)),
         secrets: None,
+        figures: Arc::default(),
         program,
         network: NetworkSettings {
             subnet: network.subnet,
@@ -442,7 +448,8 @@ fn queue_config(config: &Config, own: Vec<SocketAddr>) -> QueueConfig {
         Egress::All => Reach::Everywhere,
     };
     let (folder, request_body) = (config.data_dir.join("queue"), config.max_request_body);
-    QueueConfig { folder, bytes, request_body, backoff, keep_dead, reach, callback_hosts, own }
+    let figures = Arc::default();
+    QueueConfig { folder, bytes, request_body, backoff, keep_dead, reach, callback_hosts, own, figures }
 }
 
 fn scale_settings(config: &Config) -> ScaleSettings {

@@ -12,6 +12,7 @@ mod guard;
 mod health;
 mod live;
 mod logs;
+mod metrics;
 mod nodes;
 mod openfaas;
 mod page;
@@ -36,6 +37,7 @@ use crate::queue::{Queue, Schedules};
 use crate::replica::Replicas;
 use crate::secrets::Secrets;
 use crate::store::FunctionStore;
+use crate::telemetry::Figures;
 
 pub use answers::{
     Attached, Attachments, Death, Deleted, Described, Divided, Examined, Finding, Functions, LogLine,
@@ -68,6 +70,9 @@ pub struct Api {
     pub schedules: Schedules,
     pub published: Published,
     pub workshop: Workshop,
+    pub figures: Arc<Figures>,
+    /// What the embedded registry says of itself, in Prometheus' text form.
+    pub registry_figures: Option<Box<dyn Fn() -> String + Send + Sync>>,
     pub about: About,
     /// Set when the server begins to stop.
     pub stopping: AtomicBool,
@@ -104,6 +109,7 @@ pub fn management(api: Arc<Api>) -> Router {
         .route("/v1/functions/{name}/scale", post(functions::scale))
         .route("/v1/functions/{name}/logs", get(logs::logs))
         .route("/v1/functions/{name}/exec", post(exec::exec))
+        .route("/metrics", get(metrics::metrics))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{name}", delete(tokens::revoke))
         .merge(calls::routes())

@@ -51,8 +51,8 @@ pub trait Replicas: Send + Sync + 'static {
         admitted: bool,
         deadline: Instant,
     ) -> impl Future<Output = Result<Self::Lease, Unavailable>> + Send;
-    /// A call was answered for the function, because no replica answered it: to be counted.
-    fn refused(&self, _name: &FunctionName, _status: StatusCode, _took: Duration) {}
+    /// A call was answered for the function, because no replica answered it; `begun`: one had it. To be counted.
+    fn refused(&self, _name: &FunctionName, _begun: bool, _status: StatusCode, _took: Duration) {}
 }
 
 /// The right to one call at one replica, given back when it is dropped.
@@ -66,6 +66,8 @@ pub trait Lease: Send + Sync + Unpin + 'static {
     fn cold(&self) -> Option<ColdStart>;
     /// How the replica ended, if it did: to be asked after a connection has broken.
     fn cause_of_death(&self) -> impl Future<Output = Option<String>> + Send;
+    /// The call is sent to the replica, for the first time: to be counted.
+    fn begun(&self) {}
     /// The replica does not accept connections, or broke one: somebody should look after it.
     fn failed(&self);
     /// The replica answered, so long after the call came: to be counted.

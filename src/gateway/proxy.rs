@@ -69,6 +69,8 @@ struct Call {
     upgrade: Option<(HeaderValue, OnUpgrade)>,
     /// Set when the body turned out too long.
     exceeded: Option<Arc<AtomicBool>>,
+    /// It was counted as one that a replica has.
+    begun: bool,
 }
 
 impl<R: Replicas> Gateway<R> {
@@ -119,11 +121,12 @@ impl<R: Replicas> Gateway<R> {
             worker: self.pools.len() - 1,
             upgrade: None,
             exceeded: None,
+            begun: false,
         };
         let (reached, mut response) = match self.pass(&mut call, request).await {
             Ok(response) => (Reached::Function, response),
             Err(fault) => {
-                self.replicas.refused(&call.target.name, fault.status(), started.elapsed());
+                self.refused(&call, &fault);
                 (fault.reached(), fault.answer(&id))
             }
         };
@@ -158,10 +161,11 @@ impl<R: Replicas> Gateway<R> {
         parts.version = Version::HTTP_11;
         let (body, exceeded) = RequestBody::new(body, limit);
         let (peer, worker) = (Some(from.peer.ip()), from.worker);
-        let mut call = Call { target, id, peer, started, authorization, worker, upgrade, exceeded };
+        let mut call =
+            Call { target, id, peer, started, authorization, worker, upgrade, exceeded, begun: false };
         let passed = self.pass(&mut call, outgoing(parts, body)).await;
         if let Err(fault) = &passed {
-            self.replicas.refused(&call.target.name, fault.status(), started.elapsed());
+            self.refused(&call, fault);
         }
         passed
     }
@@ -183,6 +187,9 @@ impl<R: Replicas> Gateway<R> {
                 lease = self.replicas.acquire(&call.target, true, deadline).await;
             }
             let lease = lease.map_err(|why| Fault::of(why, named(), self.limits.start_timeout))?;
+            if !std::mem::replace(&mut call.begun, true) {
+                lease.begun();
+            }
             let waited = call.started.elapsed();
             let pool = self.pools[call.worker % self.pools.len()].of(lease.replica());
             loop {
@@ -229,6 +236,10 @@ impl<R: Replicas> Gateway<R> {
         })
     }
 
+    fn refused(&self, call: &Call, fault: &Fault) {
+        self.replicas.refused(&call.target.name, call.begun, fault.status(), call.started.elapsed());
+    }
+
     /// A token of the platform's must not get into the hands of a function, which could act with it.
     fn take_own_authorization(&self, headers: &mut HeaderMap) -> Option<HeaderValue> {
         let door = self.door.as_ref()?;
@@ -243,11 +254,11 @@ impl<R: Replicas> Gateway<R> {
         held: Held<R::Lease>,
         timing: &CallTiming,
     ) -> Result<Response<AnswerBody<R::Lease>>, Fault> {
-        // A switch of protocols lasts as long as the connection: what counts is how soon it came.
-        held.lease.answered(response.status(), timing.total);
         let target = &call.target;
         tracing::trace!(%target, call = ?call.id, replica = held.lease.replica(), "answered");
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            // It lasts as long as the connection: what counts is how soon it came.
+            held.lease.answered(response.status(), timing.total);
             return Ok(upgrade::switch(
                 response,
                 call.upgrade.take().map(|(_, client)| client),
@@ -259,6 +270,7 @@ impl<R: Replicas> Gateway<R> {
         if response.body().size_hint().exact().is_some_and(|length| length > limit) {
             return Err(Fault::AnswerTooLarge { target: call.target.to_string(), limit });
         }
+        held.lease.answered(response.status(), timing.total);
         let (mut parts, body) = response.into_parts();
         headers::strip_connection(&mut parts.headers);
         parts.headers.remove(headers::ERROR);

@@ -38,8 +38,8 @@ impl Replicas for Arc<replica::Replicas> {
         }
     }
 
-    fn refused(&self, name: &FunctionName, status: StatusCode, took: Duration) {
-        replica::Replicas::refused(self, name, status.as_u16(), took);
+    fn refused(&self, name: &FunctionName, begun: bool, status: StatusCode, took: Duration) {
+        replica::Replicas::refused(self, name, begun, status.as_u16(), took);
     }
 }
 
@@ -88,6 +88,10 @@ impl Lease for ContainerLease {
     async fn cause_of_death(&self) -> Option<String> {
         let fate = self.lease.replica().fate(NEWS).await?;
         Some(fate.cause(&self.lease.version().image.settings))
+    }
+
+    fn begun(&self) {
+        self.lease.begun();
     }
 
     fn failed(&self) {

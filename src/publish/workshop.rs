@@ -2,17 +2,22 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
-use super::{Job, Meter, Packages, PublishError, publish};
+use super::{Job, Meter, Packages, PublishError, PushedImage, publish};
 use crate::function::{EntryPoint, FunctionName, SettingsPatch, VersionRequest};
 use crate::image;
 use crate::registry::Registry;
 use crate::source::{self, Bounds};
+use crate::telemetry::Figures;
 
 /// More builds at once would only make each slower.
 const BUILDS: usize = 4;
+
+/// The parts of a build that the registry takes.
+const PUSH_STEPS: [&str; 2] = ["blobs", "manifest"];
 
 /// Where a server builds.
 pub struct Workshop {
@@ -22,6 +27,7 @@ pub struct Workshop {
     /// The base where none is named.
     base: String,
     pub(super) builds: Semaphore,
+    figures: Arc<Figures>,
 }
 
 /// What was sent, and what was said with it.
@@ -41,8 +47,14 @@ pub struct Order {
 
 impl Workshop {
     /// `data` is the data folder.
-    pub fn new(registry: Arc<Registry>, data: PathBuf, bounds: Bounds, base: String) -> Self {
-        Self { registry, data, bounds, base, builds: Semaphore::new(BUILDS) }
+    pub fn new(
+        registry: Arc<Registry>,
+        data: PathBuf,
+        bounds: Bounds,
+        base: String,
+        figures: Arc<Figures>,
+    ) -> Self {
+        Self { registry, data, bounds, base, builds: Semaphore::new(BUILDS), figures }
     }
 
     /// In bytes.
@@ -68,7 +80,10 @@ impl Workshop {
             options: image::Options { name: Some(name.to_string()), ..image::Options::default() },
             tags: Vec::new(),
         };
-        let pushed = publish(&self.registry, &job, &Arc::new(Meter::default())).await?;
+        let began = Instant::now();
+        let pushed = publish(&self.registry, &job, &Arc::new(Meter::default())).await;
+        self.count(&pushed, began.elapsed());
+        let pushed = pushed?;
         Ok(VersionRequest {
             repository: job.repository,
             digest: pushed.digest,
@@ -80,5 +95,17 @@ impl Workshop {
             settings: order.settings,
             author: order.author,
         })
+    }
+
+    fn count(&self, made: &Result<PushedImage, PublishError>, took: Duration) {
+        match made {
+            Ok(pushed) if pushed.unchanged => self.figures.builds_of_nothing.add_one(),
+            Ok(pushed) => {
+                self.figures.builds.add(took);
+                let of_push = |(step, _): &&(&str, Duration)| PUSH_STEPS.contains(step);
+                self.figures.pushes.add(pushed.times.iter().filter(of_push).map(|(_, time)| *time).sum());
+            }
+            Err(_) => self.figures.failed_builds.add_one(),
+        }
     }
 }

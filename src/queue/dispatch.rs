@@ -153,6 +153,7 @@ impl Queue {
     /// Makes a call a dead letter.
     fn bury(&self, turn: Turn, mut progress: Progress, last: Last) {
         tracing::warn!(number = turn.number, reason = last.reason, "an asynchronous call is a dead letter");
+        self.figures.queue_buried.add_one();
         progress.dead = Some(now());
         progress.last = Some(last);
         self.note(turn.number, &progress);
@@ -219,10 +220,14 @@ impl<R: Replicas> Maker<R> {
             Verdict::Again(mut progress) => {
                 progress.last = Some(answer.last());
                 queue.note(turn.number, &progress);
+                queue.figures.queue_retried.add_one();
                 turn.settle(Some(State::Waiting { due: progress.due }));
             }
             Verdict::Done => match self.tell(&kept, &answer, &turn, permit).await {
-                Told::Arrived => turn.settle(None),
+                Told::Arrived => {
+                    queue.figures.queue_done.add_one();
+                    turn.settle(None);
+                }
                 Told::Stopped => {}
                 Told::Lost(why) => {
                     let last = answer.last();

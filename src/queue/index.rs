@@ -158,6 +158,11 @@ impl Index {
         self.calls.range(from..).map(|(number, entry)| (*number, entry))
     }
 
+    /// Of all calls.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Of the dead letters, in bytes.
     pub fn dead_bytes(&self) -> u64 {
         self.dead_bytes

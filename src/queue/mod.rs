@@ -28,6 +28,7 @@ use tokio::sync::Notify;
 use crate::cluster::Cluster;
 use crate::function::{AsyncSettings, Target};
 use crate::store::FunctionStore;
+use crate::telemetry::Figures;
 use call::{Call, Millis, Number};
 use callback::Callbacks;
 use disk::Disk;
@@ -58,6 +59,8 @@ pub struct QueueConfig {
     pub callback_hosts: Vec<CallbackHost>,
     /// Where this server listens.
     pub own: Vec<std::net::SocketAddr>,
+    /// Where calls are counted.
+    pub figures: Arc<Figures>,
 }
 
 /// One node's queue.
@@ -73,6 +76,7 @@ pub struct Queue {
     request_body: u64,
     backoff: Duration,
     keep_dead: Duration,
+    figures: Arc<Figures>,
 }
 
 impl Queue {
@@ -102,6 +106,7 @@ impl Queue {
             request_body: config.request_body,
             backoff: config.backoff,
             keep_dead: config.keep_dead,
+            figures: config.figures,
         }))
     }
 
@@ -123,6 +128,7 @@ impl Queue {
         self.disk.keep(number, &call, body).await?;
         arriving.kept = true;
         drop(arriving);
+        self.figures.queued.add_one();
         self.wake.notify_one();
         Ok(call.id)
     }

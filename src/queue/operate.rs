@@ -109,6 +109,19 @@ impl Queue {
         Ok(CallPage { calls, next })
     }
 
+    /// How many calls there are of each state, as [`CallSummary::state`] has them, and their bytes.
+    pub fn census(&self) -> ([(&'static str, u64); 4], u64) {
+        let mut counts = [("waiting", 0), ("running", 0), ("answered", 0), ("dead", 0)];
+        let index = self.index();
+        for (_, entry) in index.after(None) {
+            let of = counts.iter_mut().find(|(state, _)| *state == word(entry.state));
+            if let Some((_, count)) = of {
+                *count += 1;
+            }
+        }
+        (counts, index.bytes())
+    }
+
     pub async fn show(&self, id: &str) -> Result<CallDetail, QueueError> {
         let missing = || QueueError::NoCall { id: id.into() };
         let (number, state) = self.find(id)?;

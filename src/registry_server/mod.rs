@@ -107,21 +107,51 @@ pub async fn serve(
     config: Config,
     shutdown: CancellationToken,
 ) -> Result<(), ServerError> {
-    let tls = config.tls.as_ref().map(|(certificate, key)| acceptor(certificate, key)).transpose()?;
-    let auth = config.htpasswd.as_deref().map(auth::Auth::open).transpose()?;
-    let mirror = config.mirror.as_deref().map(mirror::Mirror::new).transpose()?;
-    let store = open(&config.root).await?;
-    let control = tokio::spawn(control::answer(control::listen(&config.root)?, store.clone()));
-    let collecting = tokio::spawn(collect_hourly(store.clone(), config.policy, shutdown.clone()));
-    let registry = Arc::new(server::Registry::new(store.clone(), auth, config.read_only, mirror));
-    let servers = listeners
-        .into_iter()
-        .map(|listener| server::accept(registry.clone(), listener, tls.clone(), shutdown.clone()));
-    futures_util::future::join_all(servers).await;
-    control.abort();
-    collecting.abort();
-    store.write_layout().await;
-    Ok(())
+    Opened::open(config).await?.serve(listeners, shutdown).await
+}
+
+/// A registry that is open and not served yet.
+pub struct Opened {
+    registry: Arc<server::Registry>,
+    tls: Option<tokio_rustls::TlsAcceptor>,
+    config: Config,
+}
+
+impl Opened {
+    pub async fn open(config: Config) -> Result<Self, ServerError> {
+        let tls = config.tls.as_ref().map(|(certificate, key)| acceptor(certificate, key)).transpose()?;
+        let auth = config.htpasswd.as_deref().map(auth::Auth::open).transpose()?;
+        let mirror = config.mirror.as_deref().map(mirror::Mirror::new).transpose()?;
+        let store = open(&config.root).await?;
+        let registry = Arc::new(server::Registry::new(store, auth, config.read_only, mirror));
+        Ok(Self { registry, tls, config })
+    }
+
+    /// What it says of itself at `/metrics`, whenever that is asked for.
+    pub fn figures(&self) -> impl Fn() -> String + Send + Sync + use<> {
+        let registry = Arc::clone(&self.registry);
+        move || registry.figures()
+    }
+
+    /// Serves until `shutdown`, then lets requests that have begun end.
+    pub async fn serve(
+        self,
+        listeners: Vec<TcpListener>,
+        shutdown: CancellationToken,
+    ) -> Result<(), ServerError> {
+        let Self { registry, tls, config } = self;
+        let store = registry.store().clone();
+        let control = tokio::spawn(control::answer(control::listen(&config.root)?, store.clone()));
+        let collecting = tokio::spawn(collect_hourly(store.clone(), config.policy, shutdown.clone()));
+        let servers = listeners
+            .into_iter()
+            .map(|listener| server::accept(registry.clone(), listener, tls.clone(), shutdown.clone()));
+        futures_util::future::join_all(servers).await;
+        control.abort();
+        collecting.abort();
+        store.write_layout().await;
+        Ok(())
+    }
 }
 
 /// Collects once: through the server that serves `root`, if one runs, else here.

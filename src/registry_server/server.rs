@@ -64,6 +64,11 @@ impl Registry {
         &self.metrics
     }
 
+    /// In Prometheus' text form.
+    pub fn figures(&self) -> String {
+        self.metrics.text(self.store.index().totals(), self.store.uploads().open_count())
+    }
+
     pub fn mirror(&self) -> Option<&Mirror> {
         self.mirror.as_ref()
     }
@@ -146,8 +151,7 @@ impl Registry {
                 Ok(answer::full(StatusCode::OK, JSON, "{\"status\":\"ok\"}".into()))
             }
             (Route::Metrics, _) if reads => {
-                let text = self.metrics.text(self.store.index().totals(), self.store.uploads().open_count());
-                Ok(answer::full(StatusCode::OK, METRICS_TEXT, text.into()))
+                Ok(answer::full(StatusCode::OK, METRICS_TEXT, self.figures().into()))
             }
             (Route::Catalog, _) if reads => self.catalog(&query),
             (Route::Tags(name), _) if reads => self.tags(&name, parts.uri.query()).await,

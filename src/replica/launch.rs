@@ -8,6 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::revision::Revision;
 use super::table::Replicas;
 use super::{Error, Replica, Timing, logs};
+use crate::telemetry::Figures;
 
 /// Between two attempts to start while containerd or the registry is away.
 const AWAY_PAUSE: Duration = Duration::from_millis(200);
@@ -32,7 +33,7 @@ impl Replicas {
         // Before it takes a place or a turn: who waits for the registry keeps nobody else from starting.
         if let Err(error) = self.fetched(revision, asked).await {
             tracing::warn!(function = %revision.name, error = &error as &dyn std::error::Error, "no image to start");
-            return revision.start_failed(error);
+            return self.start_failed(revision, error);
         }
         let Some(place) = self.place_for(revision).await else { return };
         if let Some((replica, timing)) = self.start_warm(revision).await {
@@ -66,9 +67,14 @@ impl Replicas {
             Err(error) => {
                 tracing::warn!(replica = %id, error = &error as &dyn std::error::Error, "replica did not start");
                 self.owned().remove(&id);
-                revision.start_failed(error);
+                self.start_failed(revision, error);
             }
         }
+    }
+
+    fn start_failed(&self, revision: &Revision, error: Error) {
+        self.figures().failed_starts.add_one();
+        revision.start_failed(error);
     }
 
     /// Sees to it that the image is there; while what it comes from is away, waits for as long as a start may take.
@@ -97,6 +103,9 @@ impl Replicas {
         (replica, timing): (Arc<Replica>, Timing),
         place: OwnedSemaphorePermit,
     ) {
+        let Figures { starts_from_pool, starts_of_containers, .. } = self.figures();
+        let made_of = if timing.create.is_zero() { starts_from_pool } else { starts_of_containers };
+        made_of.add(timing.prepare + timing.create + timing.boot);
         tracing::info!(replica = %replica.id, address = %replica.address, ?timing, "replica started");
         self.watch(replica.clone(), revision.clone(), Some(place));
         if let Err(unwanted) = revision.join(&replica, Some(timing)) {

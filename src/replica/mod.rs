@@ -43,6 +43,7 @@ use crate::function::{FunctionName, Settings, VersionNumber};
 use crate::network::{Egress, Subnet};
 use crate::secrets::Secrets;
 use crate::store::FunctionStore;
+use crate::telemetry::Figures;
 
 pub use crate::containerd::{Exec, ExecRequest};
 pub use error::Error;
@@ -52,7 +53,7 @@ pub use logs::{LogLine, LogQuery};
 pub use revision::Lease;
 pub use series::{INTERVAL, KEPT, Sample, Series};
 pub use table::Replicas;
-pub use tally::{BOUNDS, Counts, Tally};
+pub use tally::{Counts, Tally};
 
 /// What [`Replicas::start`] needs to know.
 #[derive(Clone)]
@@ -71,6 +72,8 @@ pub struct ReplicaConfig {
     pub cluster: Arc<Cluster>,
     /// Where the values of secrets come from; without, no function that names one starts.
     pub secrets: Option<Arc<Secrets>>,
+    /// Where starts and deaths are counted.
+    pub figures: Arc<Figures>,
     /// The program that writes logs: fnbuild itself, as it was started.
     pub program: PathBuf,
     pub network: NetworkSettings,

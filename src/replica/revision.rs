@@ -14,6 +14,7 @@ use super::{Error, Replica, Timing};
 use crate::cluster::Cluster;
 use crate::function::{FunctionName, Version};
 use crate::oci::Digest;
+use crate::telemetry::Figures;
 
 /// A version of a function, with what calls it.
 pub(super) struct Revision {
@@ -33,6 +34,7 @@ pub(super) struct Rules {
     pub queue: usize,
     pub cluster: Arc<Cluster>,
     pub tallies: Tallies,
+    pub figures: Arc<Figures>,
 }
 
 #[derive(Default)]
@@ -422,6 +424,11 @@ impl Lease {
     /// Where the time went, if this call waited for a start.
     pub fn cold(&self) -> Option<Timing> {
         self.cold
+    }
+
+    /// The call goes to the replica.
+    pub fn begun(&self) {
+        self.revision.tally.begun();
     }
 
     /// The call was answered with this status, after so long.

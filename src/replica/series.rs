@@ -11,8 +11,9 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::Replicas;
-use super::tally::{BOUNDS, Counts, Tally};
+use super::tally::{Counts, Tally};
 use crate::function::FunctionName;
+use crate::telemetry::{BOUNDS, Buckets};
 
 /// Between two samples.
 pub const INTERVAL: Duration = Duration::from_secs(1);
@@ -118,7 +119,8 @@ impl Track {
 
 fn difference(before: &Counts, after: &Counts) -> Sample {
     let count = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
-    let durations = std::array::from_fn(|at| after.durations[at].saturating_sub(before.durations[at]));
+    let (before_them, mut durations) = (before.buckets(), after.buckets());
+    durations.iter_mut().zip(before_them).for_each(|(count, before)| *count = count.saturating_sub(before));
     Sample {
         calls: count(after.calls().saturating_sub(before.calls())),
         errors: count(after.errors().saturating_sub(before.errors())),
@@ -129,7 +131,7 @@ fn difference(before: &Counts, after: &Counts) -> Sample {
 }
 
 /// The milliseconds that this share of the durations took at most, taken to be spread evenly between two bounds.
-fn quantile(durations: &[u64; BOUNDS.len() + 1], share: f64) -> f32 {
+fn quantile(durations: &Buckets, share: f64) -> f32 {
     let total: u64 = durations.iter().sum();
     let mut left = total as f64 * share;
     let mut lower = 0.0;

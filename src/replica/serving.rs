@@ -83,7 +83,8 @@ mod tests {
         let image: NewVersion = serde_json::from_value(image).unwrap();
         let mut record = FunctionRecord::first("add".parse().unwrap(), image.clone(), String::new());
         record.push(image, String::new());
-        let rules = Arc::new(Rules { queue: 1, cluster: Cluster::alone("a"), tallies: Default::default() });
+        let (cluster, tallies) = (Cluster::alone("a"), Default::default());
+        let rules = Arc::new(Rules { queue: 1, cluster, tallies, figures: Arc::default() });
         let plain = Serving::of(&record, &rules, |_| None).unwrap();
         assert!((0..10).all(|_| plain.pick().version.number == 2));
         record.divide([(1, 90), (2, 10)].into()).unwrap();

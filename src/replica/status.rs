@@ -67,9 +67,12 @@ impl Replicas {
         (capacity, load, replicas)
     }
 
-    /// A call was answered for the function, with this status, because no replica did.
-    pub fn refused(&self, name: &FunctionName, status: u16, took: Duration) {
+    /// A call was answered for the function, with this status, because no replica did; `begun`: one had it.
+    pub fn refused(&self, name: &FunctionName, begun: bool, status: u16, took: Duration) {
         if let Some(tally) = self.rules.tallies.get(name) {
+            if !begun {
+                tally.begun();
+            }
             tally.answered(status, took);
         }
     }
@@ -85,6 +88,11 @@ impl Replicas {
         members.map(|(_, in_flight)| in_flight).sum()
     }
 
+    /// Calls that wait for a replica.
+    pub fn calls_waiting(&self) -> usize {
+        self.each_revision().iter().map(|(revision, _)| revision.calls_waiting()).sum()
+    }
+
     /// The function's last replica that ended without being asked to, since the server started.
     pub fn last_death(&self, name: &FunctionName) -> Option<Death> {
         self.deaths.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
@@ -97,6 +105,7 @@ impl Replicas {
             version: replica.version,
             cause: fate.cause(settings),
         };
+        self.figures().deaths.add_one();
         tracing::warn!(replica = %death.replica, cause = death.cause, "replica died");
         let name = replica.function.clone();
         self.deaths.lock().unwrap_or_else(PoisonError::into_inner).insert(name, death);

@@ -25,6 +25,7 @@ use crate::containerd::Containerd;
 use crate::function::{FunctionName, FunctionRecord, NewVersion, VersionNumber};
 use crate::network::{Network, NetworkConfig};
 use crate::store::FunctionStore;
+use crate::telemetry::Figures;
 
 /// How often a call looks again for a route that was forgotten while it came.
 const LOOKS: usize = 5;
@@ -113,6 +114,7 @@ impl Replicas {
                 queue: config.scale.queue,
                 cluster: config.cluster,
                 tallies: Tallies::default(),
+                figures: config.figures,
             }),
             series: Series::default(),
             leaving: Mutex::default(),
@@ -134,6 +136,10 @@ impl Replicas {
         replicas.spawn(replicas.clone().keep_pool());
         replicas.spawn(replicas.clone().keep_sampling());
         Ok(replicas)
+    }
+
+    pub fn figures(&self) -> &Figures {
+        &self.rules.figures
     }
 
     /// The host's address in the containers' network.

@@ -1,81 +1,67 @@
 //! What a function's calls came to, in numbers that only grow: how many answers of each status, and how long they took.
 //!
-//! An answer costs three relaxed additions and no lock. A function keeps its tally over its versions, from its first
-//! call until it is deleted, however often it is forgotten and looked up again.
+//! A call costs three relaxed additions and no lock. A function keeps its tally over its versions, from its first call
+//! until it is deleted, however often it is forgotten and looked up again.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::function::FunctionName;
-
-/// Upper bounds of the durations that are told apart, in seconds. What took longer than the last is counted after it.
-pub const BOUNDS: [f64; 18] = [
-    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
-    60.0,
-];
+use crate::telemetry::{Buckets, Counter, Histogram, Times};
 
 /// How many statuses are told apart; a function has a handful. What comes after is counted as the last.
 const STATUSES: usize = 16;
 
-/// The status in the upper bits, how often it was answered in the others.
-const COUNT_BITS: u32 = 48;
-const ONE: u64 = 1;
-
 /// One function's.
 #[derive(Default)]
 pub struct Tally {
-    answers: [AtomicU64; STATUSES],
-    durations: [AtomicU64; BOUNDS.len() + 1],
-    micros: AtomicU64,
-    cold: AtomicU64,
+    begun: Counter,
+    answers: [OnceLock<Box<Answers>>; STATUSES],
+    cold: Counter,
     /// What it was when the last sample was taken of it.
     sampled: Mutex<Counts>,
+}
+
+/// The answers of one status, by the time that they took.
+struct Answers {
+    status: u16,
+    times: Histogram,
 }
 
 /// A tally at one moment.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Counts {
+    /// Calls that reached a replica, or were refused before.
+    pub begun: u64,
     /// By status.
-    pub answers: Vec<(u16, u64)>,
-    /// How many took no longer than each of [`BOUNDS`], but longer than the one before; last, those that took longer.
-    pub durations: [u64; BOUNDS.len() + 1],
-    /// What all of them took together.
-    pub micros: u64,
+    pub answers: Vec<(u16, Times)>,
     /// How many had to wait for a start.
     pub cold: u64,
 }
 
 impl Tally {
+    /// A call goes to a replica, or is about to be refused.
+    pub fn begun(&self) {
+        self.begun.add_one();
+    }
+
     /// A call was answered, by the function or for it.
     pub fn answered(&self, status: u16, took: Duration) {
-        let at = BOUNDS.partition_point(|bound| *bound < took.as_secs_f64());
-        self.durations[at].fetch_add(1, Ordering::Relaxed);
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.micros.fetch_add(micros, Ordering::Relaxed);
-        self.slot(status).fetch_add(ONE, Ordering::Relaxed);
+        self.of(status).add(took);
     }
 
     pub fn started_cold(&self) {
-        self.cold.fetch_add(1, Ordering::Relaxed);
+        self.cold.add_one();
     }
 
     /// Where a status is counted. Slots are taken in the order that statuses come in and never given back, so that the
     /// first one, nearly always 200, is nearly always the one.
-    fn slot(&self, status: u16) -> &AtomicU64 {
-        for slot in &self.answers {
-            let mut found = status_of(slot.load(Ordering::Relaxed));
-            if found == 0 {
-                let named = u64::from(status) << COUNT_BITS;
-                let taken = slot.compare_exchange(0, named, Ordering::Relaxed, Ordering::Relaxed);
-                found = taken.map_or_else(status_of, |_| status);
-            }
-            if found == status {
-                return slot;
-            }
-        }
-        &self.answers[STATUSES - 1]
+    fn of(&self, status: u16) -> &Histogram {
+        let new = || Box::new(Answers { status, times: Histogram::default() });
+        let mut slots = self.answers.iter().map(|slot| slot.get_or_init(new));
+        let found = slots.find(|answers| answers.status == status);
+        &found.unwrap_or_else(|| self.answers[STATUSES - 1].get_or_init(new)).times
     }
 
     /// What it was when this was last asked, and what it is.
@@ -86,30 +72,31 @@ impl Tally {
     }
 
     pub fn counts(&self) -> Counts {
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let answers = self.answers.iter().map(load).take_while(|slot| *slot != 0);
-        Counts {
-            answers: answers.map(|slot| (status_of(slot), slot & ((ONE << COUNT_BITS) - 1))).collect(),
-            durations: std::array::from_fn(|at| load(&self.durations[at])),
-            micros: load(&self.micros),
-            cold: load(&self.cold),
-        }
+        let answers = self.answers.iter().map_while(OnceLock::get);
+        let answers = answers.map(|answers| (answers.status, answers.times.times())).collect();
+        // Read last: a call is begun before it is answered, and must not seem otherwise.
+        Counts { answers, cold: self.cold.get(), begun: self.begun.get() }
     }
-}
-
-const fn status_of(slot: u64) -> u16 {
-    (slot >> COUNT_BITS) as u16
 }
 
 impl Counts {
     pub fn calls(&self) -> u64 {
-        self.answers.iter().map(|(_, count)| count).sum()
+        self.answers.iter().map(|(_, times)| times.count()).sum()
     }
 
     /// Calls that were refused for want of room, or failed.
     pub fn errors(&self) -> u64 {
         let failed = self.answers.iter().filter(|(status, _)| *status == 429 || *status >= 500);
-        failed.map(|(_, count)| count).sum()
+        failed.map(|(_, times)| times.count()).sum()
+    }
+
+    /// Of all statuses together.
+    pub fn buckets(&self) -> Buckets {
+        let mut all = Buckets::default();
+        for (_, times) in &self.answers {
+            all.iter_mut().zip(times.buckets).for_each(|(sum, count)| *sum += count);
+        }
+        all
     }
 }
 
@@ -152,6 +139,7 @@ impl Tallies {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::BOUNDS;
 
     #[test]
     fn every_answer_is_counted_once_by_its_status_and_its_duration() {
@@ -167,11 +155,12 @@ mod tests {
         });
         tally.answered(200, Duration::from_secs(100));
         let mut counts = tally.counts();
-        counts.answers.sort_unstable();
-        assert_eq!(counts.answers, [(200, 1001), (404, 1000), (429, 1000), (500, 1000)]);
+        counts.answers.sort_unstable_by_key(|(status, _)| *status);
+        let answers: Vec<_> = counts.answers.iter().map(|(status, times)| (*status, times.count())).collect();
+        assert_eq!(answers, [(200, 1001), (404, 1000), (429, 1000), (500, 1000)]);
         assert_eq!((counts.calls(), counts.errors()), (4001, 2000));
-        assert_eq!((counts.durations[2], counts.durations[BOUNDS.len()]), (4000, 1));
-        assert_eq!(counts.micros, 4000 * 2000 + 100_000_000);
+        assert_eq!((counts.buckets()[2], counts.buckets()[BOUNDS.len()]), (4000, 1));
+        assert_eq!(counts.answers[0].1.micros, 1000 * 2000 + 100_000_000);
     }
 
     #[test]

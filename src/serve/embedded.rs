@@ -25,6 +25,7 @@ pub struct Embedded {
     port: u16,
     stop: CancellationToken,
     serving: Option<JoinHandle<Result<(), ServerError>>>,
+    figures: Option<Box<dyn Fn() -> String + Send + Sync>>,
 }
 
 impl Embedded {
@@ -35,7 +36,7 @@ impl Embedded {
         let listener = match TcpListener::bind(v4).await {
             Ok(listener) => listener,
             Err(source) if source.kind() == io::ErrorKind::AddrInUse && is_registry(v4).await => {
-                return Ok(Self { port, stop, serving: None });
+                return Ok(Self { port, stop, serving: None, figures: None });
             }
             Err(source) => return Err(ServeError::RegistryPort { address: v4, source }),
         };
@@ -54,10 +55,12 @@ impl Embedded {
             policy: Policy::default(),
             ..registry_server::Config::default()
         };
-        let serving = tokio::spawn(registry_server::serve(listeners, config, stop.clone()));
+        let opened = registry_server::Opened::open(config).await?;
+        let figures = opened.figures();
+        let serving = tokio::spawn(opened.serve(listeners, stop.clone()));
         loop {
             if is_registry(v4).await {
-                return Ok(Self { port, stop, serving: Some(serving) });
+                return Ok(Self { port, stop, serving: Some(serving), figures: Some(Box::new(figures)) });
             }
             if serving.is_finished() {
                 return match serving.await {
@@ -74,6 +77,11 @@ impl Embedded {
     /// `HOST:PORT`.
     pub fn host(&self) -> String {
         format!("localhost:{}", self.port)
+    }
+
+    /// What it says of itself in Prometheus' text form; to be taken once.
+    pub fn take_figures(&mut self) -> Option<Box<dyn Fn() -> String + Send + Sync>> {
+        self.figures.take()
     }
 
     /// A line for who started the server.

@@ -99,7 +99,9 @@ fn beyond_loopback_a_token_says_what_one_may_do() {
         [(&admin, 200, 201, 200), (&deploy, 200, 200, 403), (&read, 200, 403, 403), (&invoke, 403, 403, 403)]
     {
         let header = bearer(token);
-        assert_eq!(status(&["-H", &header, &functions]), looks);
+        for looked_at in [&functions, &format!("{url}/metrics")] {
+            assert_eq!(status(&["-H", &header, looked_at]), looks, "{looked_at}");
+        }
         let method = if token == &admin { "POST" } else { "PUT" };
         assert_eq!(status(&["-H", &header, "-X", method, "-d", secret, &secrets]), changes);
         assert_eq!(status(&["-H", &header, &tokens]), manages);
@@ -232,4 +234,42 @@ fn tls_is_spoken_and_its_certificate_taken_up_again() {
     wait_until("the new certificate", Duration::from_secs(20), || {
         status(&trusting).output().unwrap().status.success()
     });
+}
+
+#[test]
+fn openfaas_clients_log_in_and_do_all_they_do() {
+    let (server, url) = open_server(&[]);
+    push(&server, &[]);
+    let described: Value = serde_json::from_str(&server.get("/v1/functions/hello").1).unwrap();
+    let user = format!("admin:{}", admin_token(&server));
+    let send = |method: &str, path: &str, body: Value| {
+        let (body, url) = (body.to_string(), format!("{url}{path}"));
+        let request = ["-X", method, "-H", "Content-Type:", "-d", &body, &url];
+        assert_eq!(status(&request), 401, "{method} {path} without a login");
+        status(&[&["-u", &user], &request[..]].concat())
+    };
+    let spec = json!({ "service": "copy", "image": described["image"], "secrets": ["key"] });
+    let named = json!({ "name": "key", "value": "v" });
+    for (method, path, body, expected) in [
+        ("GET", "/system/info", json!({}), 200),
+        ("GET", "/system/namespaces", json!({}), 200),
+        ("POST", "/system/secrets", named.clone(), 201),
+        ("PUT", "/system/functions", spec.clone(), 404),
+        ("POST", "/system/functions", spec.clone(), 202),
+        ("PUT", "/system/functions", spec, 200),
+        ("GET", "/system/functions", json!({}), 200),
+        ("GET", "/system/function/copy", json!({}), 200),
+        ("POST", "/system/scale-function/copy", json!({ "replicas": 1 }), 202),
+        ("GET", "/system/logs?name=copy&tail=1&follow=false", json!({}), 200),
+        ("DELETE", "/system/functions", json!({ "functionName": "copy" }), 200),
+        ("DELETE", "/system/secrets", json!({ "name": "key" }), 200),
+    ] {
+        assert_eq!(send(method, path, body), expected, "{method} {path}");
+    }
+    let call = format!("{url}/function/hello");
+    let (code, head, _) = curl(&["-u", &user, "-H", "Content-Type: application/json", "-d", "{}", &call]);
+    assert_eq!(code, 200);
+    for header in ["x-call-id: ", "x-duration-seconds: ", "x-start-time: "] {
+        assert!(head.contains(header), "{head}");
+    }
 }

@@ -16,6 +16,7 @@ mod gateway;
 mod help;
 mod house;
 mod memory;
+mod metrics;
 mod openfaas;
 mod packages;
 mod page;

@@ -75,6 +75,7 @@ impl Site {
 
     fn config(&self) -> ReplicaConfig {
         ReplicaConfig {
+            figures: Arc::default(),
             socket: super::support::server::containerd(),
             namespace: self.namespace.clone(),
             data_dir: self.data.path().into(),
