@@ -190,7 +190,7 @@ fn what_dies_and_what_does_not_start_are_counted() {
     assert_eq!(scraped.get(&format!("gateway_function_invocation_total{{code=502,{name}}}")), 1.0);
     assert_eq!(scraped.get(&format!("gateway_function_invocation_started_total{{{name}}}")), 1.0);
     assert_eq!(scraped.get("fnbuild_cold_starts_total{from=container}"), 1.0);
-    fs::write(&file, "raise ValueError('no')\ndef run():\n    pass\n").unwrap();
+    fs::write(&file, "import os\nos._exit(1)\ndef run():\n    pass\n").unwrap();
     run(server.command().arg("push").arg(&file).args(["--name", "never"]));
     assert_eq!(server.call("never", &json!({})).0, 503);
     assert!(scrape(&server).get("fnbuild_failed_starts_total") >= 1.0);
