@@ -13,7 +13,6 @@ mod router;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -218,7 +217,7 @@ impl Server {
                 host: host_name(),
                 uploads,
             },
-            stopping: AtomicBool::new(false),
+            stopping: CancellationToken::new(),
         });
         let limits = Limits {
             request_body: config.max_request_body,
@@ -316,7 +315,7 @@ impl Server {
             tokio::spawn(tls.follow(stop.clone()));
         }
         let ending = shutdown.await;
-        self.api.stopping.store(true, Ordering::Relaxed);
+        self.api.stopping.cancel();
         self.ticker.stop().await;
         self.dispatcher.pause();
         // A server that is handed over is there again before anybody notices.

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::function::{FunctionName, Package, Parameter, Settings, Version, VersionNumber};
 use crate::oci::{Annotations, Digest};
 use crate::queue::ScheduleState;
 
 /// Every error of the platform.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
     pub error_type: String,
@@ -20,7 +21,7 @@ pub struct Problem {
 }
 
 /// `POST …/versions`, `PUT /v1/functions/NAME`, `POST …/config`: 201, or 200 where nothing changed.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Pushed {
     pub name: FunctionName,
@@ -37,7 +38,7 @@ pub struct Pushed {
 }
 
 /// `GET /v1/functions`: a page, in the order of names.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Functions {
     pub functions: Vec<Summary>,
@@ -46,7 +47,7 @@ pub struct Functions {
     pub next: Option<FunctionName>,
 }
 
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
     pub name: FunctionName,
@@ -60,7 +61,7 @@ pub struct Summary {
 }
 
 /// `GET /v1/functions/NAME`.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Described {
     pub name: FunctionName,
@@ -81,6 +82,7 @@ pub struct Described {
     pub settings: Settings,
     /// Percent of the calls for each version; empty where all go to the current one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = BTreeMap<String, u32>)]
     pub split: BTreeMap<VersionNumber, u32>,
     /// Whether calls have to bring a token.
     #[serde(default)]
@@ -95,7 +97,7 @@ pub struct Described {
     pub last_death: Option<Death>,
 }
 
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Death {
     /// RFC 3339, UTC.
@@ -106,23 +108,24 @@ pub struct Death {
 }
 
 /// `GET /v1/functions/NAME/attached`: what refers to the current version's image, as the registry lists it.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Attachments {
     pub attached: Vec<Attached>,
 }
 
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Attached {
     /// `None` where the registry does not say.
     pub artifact_type: Option<String>,
     /// Of its manifest: what it can be pulled by from the function's repository.
     pub digest: Digest,
+    #[schema(value_type = BTreeMap<String, String>)]
     pub annotations: Annotations,
 }
 
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplicaState {
     pub id: String,
@@ -144,7 +147,7 @@ pub struct ReplicaState {
 }
 
 /// `GET …/versions`.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Versions {
     pub name: FunctionName,
@@ -153,7 +156,7 @@ pub struct Versions {
 }
 
 /// `POST …/rollback`: the version to go back to; without one, the one before the current.
-#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Selected {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -161,24 +164,26 @@ pub struct Selected {
 }
 
 /// `POST …/route`.
-#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Split {
     /// Percent of the calls for each version, 100 in all; empty: all to the current one.
+    #[schema(value_type = BTreeMap<String, u32>)]
     pub split: BTreeMap<VersionNumber, u32>,
 }
 
 /// What `POST …/route` came to.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Divided {
     pub name: FunctionName,
     pub current: VersionNumber,
+    #[schema(value_type = BTreeMap<String, u32>)]
     pub split: BTreeMap<VersionNumber, u32>,
 }
 
 /// `POST …/scale`.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Scale {
     /// Replicas that stay up without calls; the largest scale is raised where it is below.
@@ -186,7 +191,7 @@ pub struct Scale {
 }
 
 /// `DELETE /v1/functions/NAME`.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Deleted {
     pub name: FunctionName,
@@ -195,19 +200,19 @@ pub struct Deleted {
 }
 
 /// `GET /v1/schedules`.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ScheduleList {
     pub schedules: Vec<ScheduleState>,
 }
 
 /// `DELETE` of calls and schedules: the IDs of what is gone.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Removed {
     pub removed: Vec<String>,
 }
 
 /// One line of `GET …/logs` (NDJSON).
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LogLine {
     /// RFC 3339, UTC.
@@ -223,7 +228,7 @@ pub struct LogLine {
 }
 
 /// `POST /v1/doctor`.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Examined {
     pub functions: u64,
@@ -231,7 +236,7 @@ pub struct Examined {
 }
 
 /// Something that does not agree with the records.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Finding {
     pub what: String,
@@ -239,7 +244,7 @@ pub struct Finding {
 }
 
 /// `GET /v1/status`.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
     /// fnbuild's own.

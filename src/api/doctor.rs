@@ -4,22 +4,28 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use serde::Deserialize;
+use utoipa::IntoParams;
 
+use super::description::Changes;
 use super::error::chain;
+use super::extract::{Json, Query};
 use super::{Api, ApiError, Examined, Finding};
 use crate::function::FunctionRecord;
 
 const PAGE: usize = 100;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct Order {
+    /// What can be made to follow the records is.
     #[serde(default)]
     repair: bool,
 }
 
+/// Whether the store, the registry and this node's containerd agree.
+#[utoipa::path(post, path = "/v1/doctor", params(Order), responses((status = 200, body = Examined), Changes))]
 pub async fn examine(
     State(api): State<Arc<Api>>,
     Query(order): Query<Order>,

@@ -1,7 +1,7 @@
 //! What the API answers when it cannot do what was asked: a status, JSON, and the next step.
 
 use axum::Json;
-use axum::extract::rejection::JsonRejection;
+use axum::extract::rejection::{BytesRejection, JsonRejection};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
@@ -25,6 +25,8 @@ pub enum ApiError {
     NothingBefore { name: FunctionName, current: VersionNumber },
     #[error("nothing answers at {method} {path}")]
     NoPath { method: http::Method, path: String },
+    #[error("{path} does not answer to {method}")]
+    NoMethod { method: http::Method, path: String },
     #[error(transparent)]
     Name(#[from] InvalidName),
     #[error(transparent)]
@@ -41,6 +43,8 @@ pub enum ApiError {
     },
     #[error("the request's body cannot be read: {}", .0.body_text())]
     Body(#[from] JsonRejection),
+    #[error("the request's body cannot be read: {}", .0.body_text())]
+    Bytes(#[from] BytesRejection),
     #[error("{what}")]
     Request { what: String },
     #[error("the source is larger than {limit} bytes")]
@@ -80,12 +84,20 @@ impl From<replica::Error> for ApiError {
     }
 }
 
+/// For text that is taken as it is.
+impl From<std::convert::Infallible> for ApiError {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
+}
+
 impl ApiError {
     fn describe(&self) -> (StatusCode, &'static str) {
         match self {
             Self::NoFunction { .. } => (StatusCode::NOT_FOUND, "FunctionNotFound"),
             Self::NoVersion { .. } => (StatusCode::NOT_FOUND, "VersionNotFound"),
             Self::NoPath { .. } => (StatusCode::NOT_FOUND, "PathNotFound"),
+            Self::NoMethod { .. } => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
             Self::NothingBefore { .. } => (StatusCode::CONFLICT, "NothingBefore"),
             Self::Name(_) | Self::TokenName(_) => (StatusCode::BAD_REQUEST, "InvalidName"),
             Self::Auth(AuthError::NotFound { .. }) => (StatusCode::NOT_FOUND, "TokenNotFound"),
@@ -94,7 +106,15 @@ impl ApiError {
             Self::Auth(_) => (StatusCode::INTERNAL_SERVER_ERROR, "ServerError"),
             Self::Split { .. } => (StatusCode::BAD_REQUEST, "InvalidSplit"),
             Self::Setting(_) => (StatusCode::BAD_REQUEST, "InvalidSetting"),
-            Self::Body(_) | Self::Request { .. } => (StatusCode::BAD_REQUEST, "InvalidRequest"),
+            Self::Body(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "RequestTooLarge")
+            }
+            Self::Bytes(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "RequestTooLarge")
+            }
+            Self::Body(_) | Self::Bytes(_) | Self::Request { .. } => {
+                (StatusCode::BAD_REQUEST, "InvalidRequest")
+            }
             Self::SourceTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "SourceTooLarge"),
             Self::NoImage { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "ImageNotFound"),
             Self::Registry { .. } => (StatusCode::SERVICE_UNAVAILABLE, "RegistryUnavailable"),

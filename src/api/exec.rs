@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::{Path, RawQuery, Request, State};
+use axum::extract::{RawQuery, Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
@@ -16,7 +16,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
+use super::description::Changes;
 use super::error::chain;
+use super::extract::Path;
 use super::{Api, ApiError};
 use crate::function::FunctionName;
 use crate::replica::{Exec, ExecRequest};
@@ -85,14 +87,31 @@ pub async fn write_frame(
     }
 }
 
-/// `POST …/exec?arg=…&arg=…[&replica=ID][&columns=C&rows=R]`.
+/// The query, as the description has it.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code)]
+struct Command {
+    /// The command and its arguments, one each.
+    arg: Vec<String>,
+    /// Where there are several.
+    replica: Option<String>,
+    /// Of a terminal, where there is to be one.
+    columns: Option<u32>,
+    rows: Option<u32>,
+}
+
+/// Runs a command in a replica, over a connection that is upgraded to `fnbuild-exec/1`.
+#[utoipa::path(
+    post, path = "/v1/functions/{name}/exec", params(FunctionName, Command),
+    responses((status = 101, description = "the connection carries frames from here on"), Changes)
+)]
 pub async fn exec(
     State(api): State<Arc<Api>>,
-    Path(name): Path<String>,
+    Path(name): Path<FunctionName>,
     RawQuery(query): RawQuery,
     mut request: Request,
 ) -> Result<Response, ApiError> {
-    let name: FunctionName = name.parse()?;
     let (command, replica) = command(&query.unwrap_or_default())?;
     let asks = request.headers().get(header::UPGRADE).is_some_and(|to| to == EXEC_PROTOCOL);
     if !asks {

@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{Method, StatusCode, Uri};
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::change::Changed;
+use super::description::{Changes, Reads, ReadsOne};
+use super::extract::{Json, Path, Query};
 use super::{
     Api, ApiError, Attached, Attachments, Death, Deleted, Described, Divided, Functions, Pushed,
     ReplicaState, Scale, Selected, Split, Summary, Versions,
@@ -19,23 +20,27 @@ use super::{
 use crate::function::{FunctionName, FunctionRecord, SettingsPatch, Version, VersionRequest};
 
 type Shared = State<Arc<Api>>;
-type Body<T> = Result<Json<T>, JsonRejection>;
 
 const PAGE: usize = 100;
 const LARGEST_PAGE: usize = 1000;
 /// Who asks what a function is does not wait longer for its registry.
 const REGISTRY_PATIENCE: Duration = Duration::from_secs(5);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct Paging {
-    after: Option<String>,
+    /// The last name of the page before.
+    after: Option<FunctionName>,
+    /// 100 where it is not given.
+    #[param(minimum = 0)]
     limit: Option<usize>,
 }
 
+/// A page of functions, in the order of names.
+#[utoipa::path(get, path = "/v1/functions", params(Paging), responses((status = 200, body = Functions), Reads))]
 pub async fn list(State(api): Shared, Query(paging): Query<Paging>) -> Result<Json<Functions>, ApiError> {
-    let after = paging.after.map(|name| name.parse::<FunctionName>()).transpose()?;
     let limit = paging.limit.unwrap_or(PAGE).clamp(1, LARGEST_PAGE);
-    let page = api.store.list(after.as_ref(), limit).await?;
+    let page = api.store.list(paging.after.as_ref(), limit).await?;
     let next = page.records.last().filter(|_| page.more).map(|stored| stored.record.name.clone());
     let mut elsewhere = HashMap::<FunctionName, usize>::new();
     for node in api.nodes().await?.into_iter().filter(|node| node.id != api.about.id) {
@@ -52,8 +57,12 @@ pub async fn list(State(api): Shared, Query(paging): Query<Paging>) -> Result<Js
     Ok(Json(Functions { functions, next }))
 }
 
-pub async fn describe(State(api): Shared, Path(name): Path<String>) -> Result<Json<Described>, ApiError> {
-    let name: FunctionName = name.parse()?;
+/// A function: its current version, settings and replicas.
+#[utoipa::path(get, path = "/v1/functions/{name}", params(FunctionName), responses((status = 200, body = Described), ReadsOne))]
+pub async fn describe(
+    State(api): Shared,
+    Path(name): Path<FunctionName>,
+) -> Result<Json<Described>, ApiError> {
     let record = api.changes.get(&name).await?.record;
     let version = current(&record)?;
     Ok(Json(Described {
@@ -83,9 +92,16 @@ pub async fn describe(State(api): Shared, Path(name): Path<String>) -> Result<Js
     }))
 }
 
-pub async fn attached(State(api): Shared, Path(name): Path<String>) -> Result<Json<Attachments>, ApiError> {
+/// What refers to the current version's image, as the registry lists it.
+#[utoipa::path(
+    get, path = "/v1/functions/{name}/attached", params(FunctionName), responses((status = 200, body = Attachments), ReadsOne)
+)]
+pub async fn attached(
+    State(api): Shared,
+    Path(name): Path<FunctionName>,
+) -> Result<Json<Attachments>, ApiError> {
     const STEP: &str = "list what is attached to the image";
-    let record = api.changes.get(&name.parse()?).await?.record;
+    let record = api.changes.get(&name).await?.record;
     let image = &current(&record)?.image;
     let listing = api.published.attached(&image.repository, &image.digest);
     let found = match tokio::time::timeout(REGISTRY_PATIENCE, listing).await {
@@ -105,35 +121,51 @@ pub async fn attached(State(api): Shared, Path(name): Path<String>) -> Result<Js
     Ok(Json(Attachments { attached: attached.collect() }))
 }
 
-pub async fn versions(State(api): Shared, Path(name): Path<String>) -> Result<Json<Versions>, ApiError> {
-    let record = api.changes.get(&name.parse()?).await?.record;
+/// All versions, oldest first.
+#[utoipa::path(
+    get, path = "/v1/functions/{name}/versions", params(FunctionName), responses((status = 200, body = Versions), ReadsOne)
+)]
+pub async fn versions(
+    State(api): Shared,
+    Path(name): Path<FunctionName>,
+) -> Result<Json<Versions>, ApiError> {
+    let record = api.changes.get(&name).await?.record;
     Ok(Json(Versions { name: record.name, current: record.current, versions: record.versions }))
 }
 
+/// An image that was pushed becomes a version.
+#[utoipa::path(
+    post, path = "/v1/functions/{name}/versions", params(FunctionName), responses((status = 200, body = Pushed), (status = 201, body = Pushed), Changes)
+)]
 pub async fn push(
     State(api): Shared,
-    Path(name): Path<String>,
-    body: Body<VersionRequest>,
+    Path(name): Path<FunctionName>,
+    Json(request): Json<VersionRequest>,
 ) -> Result<Response, ApiError> {
-    let (name, Json(request)) = (name.parse()?, body?);
     detached(async move { Ok(api.pushed(&api.changes.push(&name, &request).await?)) }).await
 }
 
+/// Makes an earlier version the current one.
+#[utoipa::path(
+    post, path = "/v1/functions/{name}/rollback", params(FunctionName), responses((status = 200, body = Pushed), (status = 201, body = Pushed), Changes)
+)]
 pub async fn roll_back(
     State(api): Shared,
-    Path(name): Path<String>,
-    body: Body<Selected>,
+    Path(name): Path<FunctionName>,
+    Json(selected): Json<Selected>,
 ) -> Result<Response, ApiError> {
-    let (name, Json(selected)) = (name.parse()?, body?);
     detached(async move { Ok(api.pushed(&api.changes.roll_back(&name, selected.version).await?)) }).await
 }
 
+/// Divides the calls that name no version.
+#[utoipa::path(
+    post, path = "/v1/functions/{name}/route", params(FunctionName), responses((status = 200, body = Divided), Changes)
+)]
 pub async fn divide(
     State(api): Shared,
-    Path(name): Path<String>,
-    body: Body<Split>,
+    Path(name): Path<FunctionName>,
+    Json(wanted): Json<Split>,
 ) -> Result<Response, ApiError> {
-    let (name, Json(wanted)) = (name.parse()?, body?);
     detached(async move {
         let FunctionRecord { name, current, split, .. } =
             api.changes.divide(&name, &wanted.split).await?.record;
@@ -142,36 +174,47 @@ pub async fn divide(
     .await
 }
 
+/// Makes a version of the current image with other settings.
+#[utoipa::path(
+    post, path = "/v1/functions/{name}/config", params(FunctionName), responses((status = 200, body = Pushed), (status = 201, body = Pushed), Changes)
+)]
 pub async fn configure(
     State(api): Shared,
-    Path(name): Path<String>,
-    body: Body<SettingsPatch>,
+    Path(name): Path<FunctionName>,
+    Json(patch): Json<SettingsPatch>,
 ) -> Result<Response, ApiError> {
-    let (name, Json(patch)) = (name.parse()?, body?);
     detached(async move { Ok(api.pushed(&api.changes.configure(&name, &patch).await?)) }).await
 }
 
+/// Makes a version of which so many replicas stay up.
+#[utoipa::path(
+    post, path = "/v1/functions/{name}/scale", params(FunctionName), responses((status = 200, body = Pushed), (status = 201, body = Pushed), Changes)
+)]
 pub async fn scale(
     State(api): Shared,
-    Path(name): Path<String>,
-    body: Body<Scale>,
+    Path(name): Path<FunctionName>,
+    Json(scale): Json<Scale>,
 ) -> Result<Response, ApiError> {
-    let (name, Json(scale)) = (name.parse()?, body?);
     detached(async move { Ok(api.pushed(&api.changes.scale(&name, scale.replicas).await?)) }).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct Deletion {
+    /// Its images too.
     #[serde(default)]
     images: bool,
 }
 
+/// Deletes a function and all its versions.
+#[utoipa::path(
+    delete, path = "/v1/functions/{name}", params(FunctionName, Deletion), responses((status = 200, body = Deleted), Changes)
+)]
 pub async fn delete(
     State(api): Shared,
-    Path(name): Path<String>,
+    Path(name): Path<FunctionName>,
     Query(deletion): Query<Deletion>,
 ) -> Result<Response, ApiError> {
-    let name: FunctionName = name.parse()?;
     detached(async move {
         let kept = api.changes.delete(&name, deletion.images).await?;
         Ok(Json(Deleted { name, kept }).into_response())
@@ -181,6 +224,10 @@ pub async fn delete(
 
 pub async fn nothing(method: Method, uri: Uri) -> ApiError {
     ApiError::NoPath { method, path: uri.path().chars().take(300).collect() }
+}
+
+pub async fn no_method(method: Method, uri: Uri) -> ApiError {
+    ApiError::NoMethod { method, path: uri.path().chars().take(300).collect() }
 }
 
 /// A change goes on to its end even when whoever asked for it has gone away.

@@ -1,15 +1,14 @@
 //! Whether the server lives, whether it can serve, and why not.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
 use super::error::chain;
+use super::extract::Json;
 use super::{Api, Status};
 
 /// What takes longer to say that it is well is not.
@@ -32,6 +31,8 @@ pub async fn readyz(State(api): State<Arc<Api>>, RawQuery(query): RawQuery) -> R
     (StatusCode::SERVICE_UNAVAILABLE, problems.join("\n") + "\n").into_response()
 }
 
+/// What this server is, and whether it is well.
+#[utoipa::path(get, path = "/v1/status", responses((status = 200, body = Status)))]
 pub async fn status(State(api): State<Arc<Api>>) -> Json<Status> {
     let problems = api.problems().await;
     Json(Status {
@@ -63,7 +64,7 @@ impl Api {
             well("the key of the secrets", self.secrets.check()),
             well("containerd", self.replicas.check()),
         );
-        let stopping = self.stopping.load(Ordering::Relaxed).then(|| "the server is stopping".to_string());
+        let stopping = self.stopping.is_cancelled().then(|| "the server is stopping".to_string());
         let full =
             self.replicas.is_full().then(|| "the node is at its limit: every replica is busy".to_string());
         [stopping, full, secrets, containerd].into_iter().flatten().collect()

@@ -5,16 +5,18 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::Sse;
 use axum::response::sse::Event;
 use futures_util::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use utoipa::IntoParams;
 
+use super::description::Reads;
+use super::extract::Query;
 use super::{Api, ApiError};
 use crate::function::FunctionName;
 use crate::replica::{INTERVAL, KEPT, Sample};
@@ -25,7 +27,8 @@ const SHOWN: usize = 100;
 /// Events on their way to who is slow to take them; what does not fit is left out.
 const BACKLOG: usize = 8;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct Which {
     /// Only this function.
     name: Option<FunctionName>,
@@ -55,6 +58,10 @@ struct Changed {
     name: Option<FunctionName>,
 }
 
+/// What functions do, for as long as somebody listens: `history`, then `sample` each second, and `change`.
+#[utoipa::path(
+    get, path = "/v1/live", params(Which), responses((status = 200, body = String, content_type = "text/event-stream"), Reads)
+)]
 pub async fn live(
     State(api): State<Arc<Api>>,
     Query(which): Query<Which>,
@@ -72,15 +79,16 @@ pub async fn live(
             }
             next = tokio::select! {
                 told = news.changed() => match told {
-                    // A server that stops must not wait for who only looks on.
-                    Ok(()) if !api.stopping.load(Ordering::Relaxed) => event_of_now(&api, which.name.as_ref()),
-                    _ => return,
+                    Ok(()) => event_of_now(&api, which.name.as_ref()),
+                    Err(_) => return,
                 },
                 change = changes.next() => match change {
                     Some(change) => event_of(change),
                     None => return,
                 },
                 () = sender.closed() => return,
+                // A server that stops must not wait for who only looks on.
+                () = api.stopping.cancelled() => return,
             };
         }
     });

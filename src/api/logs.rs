@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -12,31 +12,61 @@ use http::header;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use utoipa::IntoParams;
 
+use super::description::ReadsOne;
+use super::extract::{Path, Query};
 use super::{Api, ApiError, LogLine};
 use crate::function::FunctionName;
 use crate::replica::{self, LogQuery};
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct Which {
+    /// Goes on with what is printed from here on.
     #[serde(default)]
     follow: bool,
+    /// No more of the lines that are there.
+    #[param(minimum = 0)]
     tail: Option<usize>,
     /// RFC 3339, or how many seconds ago.
     since: Option<String>,
 }
 
+/// What a function printed: a `LogLine` a line.
+#[utoipa::path(
+    get, path = "/v1/functions/{name}/logs", params(FunctionName, Which),
+    responses((status = 200, body = String, content_type = "application/x-ndjson"), ReadsOne)
+)]
 pub async fn logs(
     State(api): State<Arc<Api>>,
-    Path(name): Path<String>,
+    Path(name): Path<FunctionName>,
     Query(which): Query<Which>,
 ) -> Result<Response, ApiError> {
-    let name: FunctionName = name.parse()?;
     api.changes.get(&name).await?;
     let since = which.since.as_deref().map(since).transpose()?;
     let lines = api.replicas.logs(&name, LogQuery { tail: which.tail, since, follow: which.follow });
     let lines = ndjson(lines, |line| Some(json(line)));
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+    Ok(api.log(lines, which.follow))
+}
+
+impl Api {
+    /// Lines as an answer. A server that stops does not wait for who follows them.
+    pub(super) fn log(
+        &self,
+        lines: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+        follow: bool,
+    ) -> Response {
+        let stopping = self.stopping.clone();
+        let end = async move {
+            match follow {
+                true => stopping.cancelled_owned().await,
+                false => std::future::pending().await,
+            }
+        };
+        let lines = Body::from_stream(lines.take_until(end));
+        ([(header::CONTENT_TYPE, "application/x-ndjson")], lines).into_response()
+    }
 }
 
 /// Each line as `json` has it; none where that gives none.

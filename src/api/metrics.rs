@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use http::header;
 
+use super::description::Reads;
 use super::{Api, ApiError};
 use crate::function::{FunctionName, NAMESPACE};
 use crate::telemetry::{Text, write_process};
@@ -14,6 +15,11 @@ use crate::telemetry::{Text, write_process};
 const FUNCTION: &str = "function_name";
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// What was counted, and what is so at this moment.
+#[utoipa::path(
+    get, path = "/metrics", operation_id = "metrics",
+    responses((status = 200, body = String, content_type = "text/plain"), Reads)
+)]
 pub async fn metrics(State(api): State<Arc<Api>>) -> Result<impl IntoResponse, ApiError> {
     let mut text = Text::default();
     text.family("fnbuild_info", "gauge", "The version of fnbuild.");

@@ -4,9 +4,11 @@
 mod answers;
 mod calls;
 mod change;
+mod description;
 mod doctor;
 mod error;
 mod exec;
+mod extract;
 mod functions;
 mod guard;
 mod health;
@@ -24,11 +26,15 @@ mod upload;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{delete, get, post};
+use axum::routing::get;
+use bytes::Bytes;
+use http::header;
+use tokio_util::sync::CancellationToken;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::auth::Tokens;
 use crate::cluster::Cluster;
@@ -74,8 +80,8 @@ pub struct Api {
     /// What the embedded registry says of itself, in Prometheus' text form.
     pub registry_figures: Option<Box<dyn Fn() -> String + Send + Sync>>,
     pub about: About,
-    /// Set when the server begins to stop.
-    pub stopping: AtomicBool,
+    /// Cancelled when the server begins to stop: streams without an end end then.
+    pub stopping: CancellationToken,
 }
 
 /// What the API tells of the server.
@@ -93,32 +99,37 @@ pub struct About {
 
 /// The management paths.
 pub fn management(api: Arc<Api>) -> Router {
-    let secrets = secrets::routes(Arc::clone(&api.secrets));
-    Router::new()
-        .route("/v1/status", get(health::status))
-        .route("/v1/doctor", post(doctor::examine))
-        .route("/v1/nodes", get(nodes::list))
-        .route("/v1/live", get(live::live))
-        .route("/v1/functions", get(functions::list))
-        .route("/v1/functions/{name}", get(functions::describe).put(upload::upload).delete(functions::delete))
-        .route("/v1/functions/{name}/attached", get(functions::attached))
-        .route("/v1/functions/{name}/versions", get(functions::versions).post(functions::push))
-        .route("/v1/functions/{name}/rollback", post(functions::roll_back))
-        .route("/v1/functions/{name}/route", post(functions::divide))
-        .route("/v1/functions/{name}/config", post(functions::configure))
-        .route("/v1/functions/{name}/scale", post(functions::scale))
-        .route("/v1/functions/{name}/logs", get(logs::logs))
-        .route("/v1/functions/{name}/exec", post(exec::exec))
-        .route("/metrics", get(metrics::metrics))
-        .route("/v1/tokens", get(tokens::list).post(tokens::create))
-        .route("/v1/tokens/{name}", delete(tokens::revoke))
+    let described = OpenApiRouter::with_openapi(description::whole())
+        .routes(routes!(health::status))
+        .routes(routes!(doctor::examine))
+        .routes(routes!(nodes::list))
+        .routes(routes!(live::live))
+        .routes(routes!(functions::list))
+        .routes(routes!(functions::describe, upload::upload, functions::delete))
+        .routes(routes!(functions::attached))
+        .routes(routes!(functions::versions, functions::push))
+        .routes(routes!(functions::roll_back))
+        .routes(routes!(functions::divide))
+        .routes(routes!(functions::configure))
+        .routes(routes!(functions::scale))
+        .routes(routes!(logs::logs))
+        .routes(routes!(exec::exec))
+        .routes(routes!(metrics::metrics))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::revoke))
         .merge(calls::routes())
         .merge(schedules::routes())
         .merge(openfaas::routes())
-        .fallback(functions::nothing)
         .layer(DefaultBodyLimit::max(LARGEST_JSON))
-        .with_state(api)
-        .merge(secrets)
+        .with_state(Arc::clone(&api))
+        .merge(secrets::routes(Arc::clone(&api.secrets)));
+    let (router, description) = described.split_for_parts();
+    let description = Bytes::from(description::finish(description));
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    router
+        .route("/openapi.json", get(|| async move { (json, description) }))
+        .method_not_allowed_fallback(functions::no_method)
+        .fallback(functions::nothing)
 }
 
 /// The pages that say whether the server lives and whether it can serve; harmless on any listener.

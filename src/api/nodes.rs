@@ -2,15 +2,17 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use axum::Json;
 use axum::extract::State;
 
+use super::description::Reads;
+use super::extract::Json;
 use super::{Api, ApiError, ReplicaState};
 use crate::cluster::{self, Node, NodeState};
 use crate::function::FunctionName;
 
+/// The nodes, each with its replicas.
+#[utoipa::path(get, path = "/v1/nodes", operation_id = "nodes", responses((status = 200, body = Vec<Node>), Reads))]
 pub async fn list(State(api): State<Arc<Api>>) -> Result<Json<Vec<Node>>, ApiError> {
     Ok(Json(api.nodes().await?))
 }
@@ -19,7 +21,7 @@ impl Api {
     /// This node, as it is now.
     pub fn node(&self) -> Node {
         let (capacity, load, replicas) = self.replicas.overview();
-        let stopping = self.stopping.load(Ordering::Relaxed);
+        let stopping = self.stopping.is_cancelled();
         Node {
             id: self.about.id.clone(),
             host: self.about.host.clone(),

@@ -6,16 +6,17 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::Bytes;
 use http::StatusCode;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::Problem;
+use super::description::Keeps;
+use super::extract::{Json, Untyped};
 use crate::secrets::{LARGEST_SECRET, SecretError, SecretName, Secrets};
 use crate::store::StoreError;
 
@@ -23,13 +24,13 @@ use crate::store::StoreError;
 const LARGEST_BODY: usize = LARGEST_SECRET / 3 * 4 + 4096;
 
 /// `GET` answers a list of these; `DELETE` takes one.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct SecretNamed {
     pub name: SecretName,
 }
 
 /// `POST` and `PUT`: the value as text, or as any bytes in base64.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretWritten {
     name: SecretName,
@@ -60,46 +61,66 @@ impl fmt::Debug for SecretWritten {
 }
 
 /// The routes, to be merged with the others.
-pub fn routes(secrets: Arc<Secrets>) -> Router {
-    Router::new()
-        .route("/system/secrets", get(list).post(create).put(replace).delete(delete))
+pub fn routes(secrets: Arc<Secrets>) -> OpenApiRouter {
+    OpenApiRouter::new()
+        .routes(routes!(list, create, replace, delete))
         .layer(axum::extract::DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(secrets)
 }
 
+/// The names of all secrets.
+#[utoipa::path(
+    get, path = "/system/secrets", operation_id = "secrets_list",
+    responses((status = 200, body = Vec<SecretNamed>), Keeps)
+)]
 async fn list(State(secrets): State<Arc<Secrets>>) -> Result<Response, Refusal> {
     let names = secrets.list().await?;
     let named: Vec<_> = names.into_iter().map(|name| SecretNamed { name }).collect();
     Ok(Json(named).into_response())
 }
 
-async fn create(State(secrets): State<Arc<Secrets>>, body: Bytes) -> Result<StatusCode, Refusal> {
-    let written: SecretWritten = read(&body)?;
+/// Keeps a value.
+#[utoipa::path(
+    post, path = "/system/secrets", operation_id = "secrets_create", request_body = SecretWritten,
+    responses((status = 201, description = "it is kept"), Keeps)
+)]
+async fn create(
+    State(secrets): State<Arc<Secrets>>,
+    Untyped(written): Untyped<SecretWritten>,
+) -> Result<StatusCode, Refusal> {
     let value = written.bytes().ok_or(Refusal::NoValue)?;
     secrets.create(&written.name, &value).await?;
     Ok(StatusCode::CREATED)
 }
 
-async fn replace(State(secrets): State<Arc<Secrets>>, body: Bytes) -> Result<StatusCode, Refusal> {
-    let written: SecretWritten = read(&body)?;
+/// Keeps another value.
+#[utoipa::path(
+    put, path = "/system/secrets", operation_id = "secrets_replace", request_body = SecretWritten,
+    responses((status = 200, description = "it is kept"), Keeps)
+)]
+async fn replace(
+    State(secrets): State<Arc<Secrets>>,
+    Untyped(written): Untyped<SecretWritten>,
+) -> Result<StatusCode, Refusal> {
     let value = written.bytes().ok_or(Refusal::NoValue)?;
     secrets.replace(&written.name, &value).await?;
     Ok(StatusCode::OK)
 }
 
-async fn delete(State(secrets): State<Arc<Secrets>>, body: Bytes) -> Result<StatusCode, Refusal> {
-    let named: SecretNamed = read(&body)?;
+/// Forgets a value.
+#[utoipa::path(
+    delete, path = "/system/secrets", operation_id = "secrets_delete", request_body = SecretNamed,
+    responses((status = 200, description = "it is gone"), Keeps)
+)]
+async fn delete(
+    State(secrets): State<Arc<Secrets>>,
+    Untyped(named): Untyped<SecretNamed>,
+) -> Result<StatusCode, Refusal> {
     secrets.delete(&named.name).await?;
     Ok(StatusCode::OK)
 }
 
-/// Whatever type the body claims: OpenFaaS's clients name none.
-fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
-    serde_json::from_slice(body).map_err(Refusal::Body)
-}
-
 enum Refusal {
-    Body(serde_json::Error),
     NoValue,
     Secret(SecretError),
 }
@@ -113,7 +134,6 @@ impl From<SecretError> for Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (status, error_type) = match &self {
-            Self::Body(_) => (StatusCode::BAD_REQUEST, "InvalidRequest"),
             Self::NoValue => (StatusCode::BAD_REQUEST, "NoValue"),
             Self::Secret(SecretError::NotFound { .. }) => (StatusCode::NOT_FOUND, "NotFound"),
             Self::Secret(SecretError::Exists { .. }) => (StatusCode::CONFLICT, "Conflict"),
@@ -125,12 +145,11 @@ impl IntoResponse for Refusal {
             Self::Secret(_) => (StatusCode::INTERNAL_SERVER_ERROR, "Secret"),
         };
         let (error_message, hint) = match &self {
-            Self::Body(error) => (format!("the body cannot be read: {error}"), None),
             Self::NoValue => ("neither a value nor a rawValue in base64 is given".into(), None),
             Self::Secret(error) => (error.to_string(), error.hint()),
         };
         let request_id = format!("{:016x}", getrandom::u64().unwrap_or_default());
         let problem = Problem { error_type: error_type.into(), error_message, request_id, hint };
-        (status, Json(problem)).into_response()
+        (status, [("x-fnbuild-error", "platform")], Json(problem)).into_response()
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Request, State};
 use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -17,9 +17,12 @@ use http::{HeaderMap, header};
 use serde::Deserialize;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
+use utoipa::IntoParams;
 
+use super::description::Changes;
+use super::extract::{Path, Query};
 use super::functions::detached;
-use super::{Api, ApiError};
+use super::{Api, ApiError, Pushed};
 use crate::function::{EntryPoint, FunctionName, SettingsPatch};
 use crate::publish::{Order, lock_beside};
 
@@ -40,11 +43,14 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// File systems take no longer names.
 const LONGEST_NAME: usize = 255;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct About {
+    /// `module:function`.
     entry: Option<String>,
     /// A `.py` is a module under this name; `func.py` where none is given.
     filename: Option<String>,
+    /// The name of a base that is here.
     base: Option<String>,
     /// Only the packages that are listed.
     #[serde(default)]
@@ -58,13 +64,31 @@ enum Form {
     Python,
 }
 
+/// The body, as the description has it.
+#[derive(utoipa::ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[allow(dead_code)]
+struct Source(Vec<u8>);
+
+/// A zip or a `.py` becomes a version.
+#[utoipa::path(
+    put, path = "/v1/functions/{name}",
+    params(
+        FunctionName,
+        About,
+        ("x-fnbuild-settings" = Option<String>, Header, description = "changes to the settings, as JSON"),
+        ("x-fnbuild-requirements" = Option<String>, Header, description = "a requirements.txt, in base64"),
+        ("x-fnbuild-lock" = Option<String>, Header, description = "a requirements.lock, in base64"),
+    ),
+    request_body(content((Source = "application/zip"), (Source = "text/x-python"))),
+    responses((status = 200, body = Pushed), (status = 201, body = Pushed), Changes)
+)]
 pub async fn upload(
     State(api): State<Arc<Api>>,
-    Path(name): Path<String>,
+    Path(name): Path<FunctionName>,
     Query(about): Query<About>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let name: FunctionName = name.parse()?;
     let entry = about.entry.as_deref().map(str::parse::<EntryPoint>).transpose();
     let entry = entry.map_err(|error| ApiError::Request { what: format!("entry: {error}") })?;
     let settings = settings(request.headers())?;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::token::{Token, TokenHash};
 use super::{AuthError, Role, TokenName};
@@ -13,7 +14,7 @@ const FORMAT: u32 = 1;
 const PAGE: usize = 256;
 
 /// What may be told of a token.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct TokenInfo {
     pub name: TokenName,
     pub role: Role,

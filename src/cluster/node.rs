@@ -1,11 +1,12 @@
 //! What a node says of itself: plain data.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::function::{FunctionName, VersionNumber};
 
 /// A node as the others see it.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Node {
     /// Its data folder's.
@@ -21,7 +22,7 @@ pub struct Node {
     pub replicas: Vec<NodeReplica>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeState {
     Ready,
@@ -30,7 +31,7 @@ pub enum NodeState {
 }
 
 /// What a node has.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Capacity {
     pub cpus: u32,
@@ -41,7 +42,7 @@ pub struct Capacity {
 }
 
 /// What of it is in use.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Load {
     pub replicas: u32,
@@ -52,7 +53,7 @@ pub struct Load {
 }
 
 /// One container of a node's.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeReplica {
     pub function: FunctionName,

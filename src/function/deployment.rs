@@ -1,12 +1,13 @@
 //! What an OpenFaaS client said when it deployed an image and fnbuild has no setting for: kept to be told back.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The namespace that OpenFaaS's clients see; there is no other.
 pub const NAMESPACE: &str = "openfaas-fn";
 
 /// Part of a version that was deployed by image, through OpenFaaS's API.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Deployment {
     /// The image's name as it was given: a tag may mean another image by now.
@@ -24,7 +25,7 @@ pub struct Deployment {
 }
 
 /// Amounts in Kubernetes' notation, as they were given.
-#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Resources {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub memory: String,

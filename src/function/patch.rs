@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{AsyncSettings, InvalidSetting, Memory, Settings};
 
 /// What is absent stays as it was; in a map, `null` takes a key away.
-#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct SettingsPatch {
     /// On top of the defaults, not of the version before: what is absent is as if it had never been set.
@@ -46,7 +47,7 @@ pub struct SettingsPatch {
 }
 
 /// Changes to how asynchronous calls are made.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct AsyncPatch {
     #[serde(skip_serializing_if = "Option::is_none")]

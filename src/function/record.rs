@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{Deployment, EntryPoint, FunctionName, Package, Parameter, Settings};
 use crate::oci::{Digest, Repository};
@@ -46,7 +47,7 @@ pub enum InvalidSplit {
 }
 
 /// One push, immutable: an image by digest and what to run it with.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Version {
     pub number: VersionNumber,
@@ -57,7 +58,7 @@ pub struct Version {
 }
 
 /// What a push brings, before the server numbers it.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NewVersion {
     /// The registry's host is configuration, never part of a record.

@@ -1,12 +1,13 @@
 //! What a push tells the server: an image that is in the registry, and what changes in the settings.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{EntryPoint, NewVersion, Package, Parameter, Settings, SettingsPatch};
 use crate::oci::{Digest, Repository};
 
 /// The body of `POST /v1/functions/NAME/versions`.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct VersionRequest {
     pub repository: Repository,

@@ -5,9 +5,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Everything that can be set for a function. A change of any of it is a new version of the same image.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Settings {
     pub env: BTreeMap<String, String>,
@@ -30,7 +31,7 @@ pub struct Settings {
 }
 
 /// How a function's asynchronous calls are made, at each node.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct AsyncSettings {
     /// Calls that are made at once.
@@ -75,7 +76,7 @@ impl Default for Settings {
 }
 
 /// An amount of memory in bytes, written as Kubernetes does: `256Mi`, `1Gi`, `500M`, `1048576`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct Memory(pub u64);
 

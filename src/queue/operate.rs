@@ -3,6 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::Queue;
 use super::call::{Call, Number, Progress, now, told};
@@ -20,7 +21,7 @@ pub struct Filter {
 }
 
 /// Some calls, in the order in which they came in.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CallPage {
     pub calls: Vec<CallSummary>,
@@ -29,7 +30,7 @@ pub struct CallPage {
     pub next: Option<u64>,
 }
 
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CallSummary {
     pub id: String,
@@ -59,7 +60,7 @@ pub struct CallSummary {
 }
 
 /// A call with what it is made of.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CallDetail {
     #[serde(flatten)]
@@ -77,7 +78,7 @@ pub struct CallDetail {
     pub last_answer: String,
 }
 
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum CallBody {
     Text(String),

@@ -17,6 +17,7 @@ mod help;
 mod house;
 mod memory;
 mod metrics;
+mod openapi;
 mod openfaas;
 mod packages;
 mod page;

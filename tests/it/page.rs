@@ -70,7 +70,7 @@ fn the_page_is_served_with_a_policy_and_who_looks_on_does_not_hold_up_the_end() 
     assert_eq!(server.get("/ui/nothing.js").0, 404);
 
     let source = server.data_dir().join("hello.py");
-    std::fs::write(&source, "def run():\n    return 1\n").unwrap();
+    std::fs::write(&source, "def run():\n    print('said')\n    return 1\n").unwrap();
     run(server.command().arg("push").arg(&source));
     let seen = server.data_dir().join("seen");
     let mut looker = Command::new("curl");
@@ -86,7 +86,15 @@ fn the_page_is_served_with_a_policy_and_who_looks_on_does_not_hold_up_the_end() 
     wait_until("the change to be seen", std::time::Duration::from_secs(30), || {
         told().contains("event: change\ndata: {\"name\":\"hello\"}")
     });
+    let log = server.data_dir().join("log");
+    let mut follower = Command::new("curl");
+    let url = format!("{}/v1/functions/hello/logs?follow=true", server.url());
+    let mut follower = follower.args(["-sN", "-o"]).arg(&log).arg(url).spawn().unwrap();
+    wait_until("the log to be followed", std::time::Duration::from_secs(30), || {
+        std::fs::read_to_string(&log).unwrap_or_default().contains("said")
+    });
     server.stop();
+    assert!(follower.wait().unwrap().success(), "so does a log that is followed");
     assert!(looker.wait().unwrap().success(), "the stream ends as a whole answer does");
     assert!(!server.log().contains("cut off"), "{}", server.log());
 }

@@ -73,7 +73,7 @@ async fn a_node_with_another_key_says_so_and_writes_nothing() {
 async fn serve(secrets: Arc<Secrets>) -> String {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let routes = fnbuild::api::secrets::routes(secrets);
+    let routes = axum::Router::from(fnbuild::api::secrets::routes(secrets));
     tokio::spawn(async move { axum::serve(listener, routes).await });
     url
 }

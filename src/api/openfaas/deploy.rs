@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::super::ApiError;
 use crate::function::{Deployment, LabelledScale, NewVersion, Resources, Settings, SettingsPatch, parse_cpu};
@@ -12,7 +13,7 @@ use crate::publish::Adopted;
 pub(super) const PROCESS: &str = "fprocess";
 
 /// `FunctionDeployment` of the published description. What it has no words for stays as fnbuild's defaults are.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct FunctionDeployment {
     pub service: String,

@@ -8,19 +8,21 @@
 mod deploy;
 mod status;
 
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::extract::{Path, Query, State};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
-use bytes::Bytes;
-use http::{StatusCode, header};
-use serde::de::DeserializeOwned;
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
+use utoipa::openapi::path::{Parameter, ParameterIn};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use super::description::{Changes, Reads, ReadsOne};
+use super::extract::{Json, Path, Query, Untyped};
 use super::logs::{ndjson, since};
 use super::{Api, ApiError};
 use crate::function::{FunctionName, FunctionRecord, NAMESPACE};
@@ -33,21 +35,28 @@ type Shared = State<Arc<Api>>;
 /// OpenFaaS's clients give up after a minute.
 const PATIENCE: Duration = Duration::from_secs(40);
 
-pub fn routes() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/system/functions", get(list).post(deploy).put(update).delete(delete))
-        .route("/system/function/{name}", get(describe))
-        .route("/system/scale-function/{name}", post(scale))
-        .route("/system/logs", get(logs))
-        .route("/system/info", get(info))
-        .route("/system/namespaces", get(namespaces))
+pub fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new()
+        .routes(routes!(list, deploy, update, delete))
+        .routes(routes!(describe))
+        .routes(routes!(scale))
+        .routes(routes!(logs))
+        .routes(routes!(info))
+        .routes(routes!(namespaces))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct InNamespace {
+    /// `openfaas-fn`, if any.
     namespace: Option<String>,
 }
 
+/// All functions.
+#[utoipa::path(
+    get, path = "/system/functions", params(InNamespace), operation_id = "openfaas_list",
+    responses((status = 200, body = Vec<FunctionStatus>), Reads)
+)]
 async fn list(
     State(api): Shared,
     Query(within): Query<InNamespace>,
@@ -59,26 +68,44 @@ async fn list(
     Ok(Json(records.iter().filter_map(|record| api.function_status(record, ready(record))).collect()))
 }
 
+/// One function.
+#[utoipa::path(
+    get, path = "/system/function/{name}", params(Named, InNamespace), operation_id = "openfaas_describe",
+    responses((status = 200, body = FunctionStatus), ReadsOne)
+)]
 async fn describe(
     State(api): Shared,
-    Path(name): Path<String>,
+    Path(Named(name)): Path<Named>,
     Query(within): Query<InNamespace>,
 ) -> Result<Json<FunctionStatus>, ApiError> {
     check_namespace(within.namespace.as_deref())?;
-    let name = named(&name)?;
     let record = api.changes.get(&name).await?.record;
     let elsewhere = api.ready_elsewhere().await?.get(&name).copied().unwrap_or(0);
     api.function_status(&record, elsewhere).map(Json).ok_or(ApiError::NoFunction { name })
 }
 
-async fn deploy(State(api): Shared, body: Bytes) -> Result<StatusCode, ApiError> {
-    let deployment = read(&body)?;
+/// Deploys an image.
+#[utoipa::path(
+    post, path = "/system/functions", operation_id = "openfaas_deploy", request_body = FunctionDeployment,
+    responses((status = 202, description = "it is deployed, or will be soon"), Changes)
+)]
+async fn deploy(
+    State(api): Shared,
+    Untyped(deployment): Untyped<FunctionDeployment>,
+) -> Result<StatusCode, ApiError> {
     accepted(async move { api.deploy(deployment, false).await }).await?;
     Ok(StatusCode::ACCEPTED)
 }
 
-async fn update(State(api): Shared, body: Bytes) -> Result<StatusCode, ApiError> {
-    let deployment = read(&body)?;
+/// Deploys an image of a function that is there.
+#[utoipa::path(
+    put, path = "/system/functions", operation_id = "openfaas_update", request_body = FunctionDeployment,
+    responses((status = 200, description = "it is deployed, or will be soon"), Changes)
+)]
+async fn update(
+    State(api): Shared,
+    Untyped(deployment): Untyped<FunctionDeployment>,
+) -> Result<StatusCode, ApiError> {
     accepted(async move { api.deploy(deployment, true).await }).await?;
     Ok(StatusCode::OK)
 }
@@ -97,7 +124,7 @@ impl Api {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct DeleteFunctionRequest {
     function_name: String,
@@ -105,23 +132,39 @@ struct DeleteFunctionRequest {
     namespace: String,
 }
 
-async fn delete(State(api): Shared, body: Bytes) -> Result<StatusCode, ApiError> {
-    let request: DeleteFunctionRequest = read(&body)?;
+/// Deletes a function.
+#[utoipa::path(
+    delete, path = "/system/functions", operation_id = "openfaas_delete", request_body = DeleteFunctionRequest,
+    responses((status = 200, description = "it is deleted, or will be soon"), Changes)
+)]
+async fn delete(
+    State(api): Shared,
+    Untyped(request): Untyped<DeleteFunctionRequest>,
+) -> Result<StatusCode, ApiError> {
     check_namespace(Some(&request.namespace))?;
     let name = named(&request.function_name)?;
     accepted(async move { api.changes.delete(&name, false).await.map(drop) }).await?;
     Ok(StatusCode::OK)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 struct ScaleServiceRequest {
     replicas: u32,
     #[serde(default)]
     namespace: String,
 }
 
-async fn scale(State(api): Shared, Path(name): Path<String>, body: Bytes) -> Result<StatusCode, ApiError> {
-    let (name, request): (_, ScaleServiceRequest) = (named(&name)?, read(&body)?);
+/// So many replicas stay up from here on.
+#[utoipa::path(
+    post, path = "/system/scale-function/{name}", params(Named), operation_id = "openfaas_scale",
+    request_body = ScaleServiceRequest,
+    responses((status = 202, description = "it scales"), Changes)
+)]
+async fn scale(
+    State(api): Shared,
+    Path(Named(name)): Path<Named>,
+    Untyped(request): Untyped<ScaleServiceRequest>,
+) -> Result<StatusCode, ApiError> {
     check_namespace(Some(&request.namespace))?;
     accepted(async move {
         api.changes.scale(&name, request.replicas).await?;
@@ -132,8 +175,11 @@ async fn scale(State(api): Shared, Path(name): Path<String>, body: Bytes) -> Res
     Ok(StatusCode::ACCEPTED)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct LogRequest {
+    /// The function's.
+    #[param(required)]
     name: Option<String>,
     namespace: Option<String>,
     instance: Option<String>,
@@ -151,6 +197,11 @@ struct LogMessage<'a> {
     text: &'a str,
 }
 
+/// What a function printed, as NDJSON.
+#[utoipa::path(
+    get, path = "/system/logs", params(LogRequest), operation_id = "openfaas_logs",
+    responses((status = 200, body = String, content_type = "application/x-ndjson"), ReadsOne)
+)]
 async fn logs(State(api): Shared, Query(request): Query<LogRequest>) -> Result<Response, ApiError> {
     check_namespace(request.namespace.as_deref())?;
     let missing = || ApiError::Request { what: "the query names no function: ?name=".into() };
@@ -158,7 +209,8 @@ async fn logs(State(api): Shared, Query(request): Query<LogRequest>) -> Result<R
     api.changes.get(&name).await?;
     let since = request.since.as_deref().filter(|text| !text.is_empty()).map(since).transpose()?;
     let tail = request.tail.filter(|tail| *tail > 0).and_then(|tail| usize::try_from(tail).ok());
-    let query = LogQuery { tail, since, follow: request.follow.unwrap_or(false) };
+    let follow = request.follow.unwrap_or(false);
+    let query = LogQuery { tail, since, follow };
     let instance = request.instance.filter(|instance| !instance.is_empty());
     let lines = ndjson(api.replicas.logs(&name, query), move |line| {
         let told = instance.as_ref().is_none_or(|instance| *instance == line.replica);
@@ -172,9 +224,13 @@ async fn logs(State(api): Shared, Query(request): Query<LogRequest>) -> Result<R
             })
         })
     });
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+    Ok(api.log(lines, follow))
 }
 
+/// What this server is.
+#[utoipa::path(
+    get, path = "/system/info", operation_id = "openfaas_info", responses((status = 200, body = serde_json::Value))
+)]
 async fn info() -> Json<serde_json::Value> {
     let version = serde_json::json!({
         "sha": option_env!("FNBUILD_COMMIT").unwrap_or("unknown"),
@@ -187,8 +243,29 @@ async fn info() -> Json<serde_json::Value> {
     }))
 }
 
+/// The one namespace.
+#[utoipa::path(
+    get, path = "/system/namespaces", operation_id = "openfaas_namespaces", responses((status = 200, body = Vec<String>))
+)]
 async fn namespaces() -> Json<[&'static str; 1]> {
     Json([NAMESPACE])
+}
+
+/// `{name}` in a path, with or without the namespace.
+struct Named(FunctionName);
+
+impl FromStr for Named {
+    type Err = ApiError;
+
+    fn from_str(text: &str) -> Result<Self, ApiError> {
+        named(text).map(Self)
+    }
+}
+
+impl IntoParams for Named {
+    fn into_params(parameter_in: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        FunctionName::into_params(parameter_in)
+    }
 }
 
 /// `add`, or `add.openfaas-fn` as the clients write where they know a namespace.
@@ -207,11 +284,6 @@ fn check_namespace(namespace: Option<&str>) -> Result<(), ApiError> {
             })
         }
     }
-}
-
-fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, ApiError> {
-    serde_json::from_slice(body)
-        .map_err(|error| ApiError::Request { what: format!("the body cannot be read: {error}") })
 }
 
 /// Waits for a change, but no longer than the clients do. It goes on to its end either way.

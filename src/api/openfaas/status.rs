@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::super::Api;
 use super::deploy::PROCESS;
@@ -10,7 +11,7 @@ use crate::function::{FunctionRecord, NAMESPACE, Resources, Settings};
 use crate::replica::ReplicaState;
 
 /// `FunctionStatus` of the published description.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct FunctionStatus {
     name: String,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::error::QueueError;
 use crate::function::FunctionName;
@@ -26,7 +27,7 @@ const ATTEMPTS: usize = 20;
 const LARGEST_DATA: usize = 256 << 10;
 
 /// What a schedule is made of.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewSchedule {
     /// Five fields, or one of the `@` names.
@@ -72,7 +73,7 @@ struct Tick {
 }
 
 /// A schedule as people and programs are told of it.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ScheduleState {
     pub id: String,

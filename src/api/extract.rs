@@ -1,0 +1,80 @@
+//! What handlers take of a request: as axum's extractors of the same names, but what cannot be read is told as everything
+//! else is, in JSON.
+
+use std::str::FromStr;
+
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::request::Parts;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::ApiError;
+
+/// The one parameter in a path.
+pub struct Path<T>(pub T);
+
+impl<S, T> FromRequestParts<S> for Path<T>
+where
+    S: Send + Sync,
+    T: FromStr,
+    ApiError: From<T::Err>,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let text = axum::extract::Path::<String>::from_request_parts(parts, state).await;
+        let refused = |error: axum::extract::rejection::PathRejection| ApiError::Request {
+            what: format!("the path cannot be read: {}", error.body_text()),
+        };
+        let axum::extract::Path(text) = text.map_err(refused)?;
+        Ok(Self(text.parse()?))
+    }
+}
+
+/// The query.
+pub struct Query<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let query = axum::extract::Query::from_request_parts(parts, state).await;
+        let refused = |error: axum::extract::rejection::QueryRejection| ApiError::Request {
+            what: format!("the query cannot be read: {}", error.body_text()),
+        };
+        query.map(|axum::extract::Query(query)| Self(query)).map_err(refused)
+    }
+}
+
+/// A body of JSON that says that it is, and an answer.
+pub struct Json<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let axum::Json(body) = axum::Json::from_request(request, state).await?;
+        Ok(Self(body))
+    }
+}
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        axum::Json(self.0).into_response()
+    }
+}
+
+/// A body of JSON, whatever type it claims: OpenFaaS's clients name none.
+pub struct Untyped<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Untyped<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let bytes = Bytes::from_request(request, state).await?;
+        let refused = |error| ApiError::Request { what: format!("the body cannot be read: {error}") };
+        serde_json::from_slice(&bytes).map(Self).map_err(refused)
+    }
+}
