@@ -52,7 +52,8 @@ fn no_answer_is_a_fault_of_the_server_or_not_in_the_description() {
         for path in LEFT_OUT {
             tried.args(["--exclude-path", path]);
         }
-        run(tried.args(more))
+        let told = run(tried.args(more));
+        assert!(told.contains("generated") && !told.contains("Errors:"), "{told}");
     };
     // Of a function that is there, and of names that are not.
     tried("adder", &["--exclude-method", "DELETE"]);
