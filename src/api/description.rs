@@ -3,10 +3,15 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
-use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::openapi::path::{
+    Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn, PathItemBuilder,
+};
+use utoipa::openapi::request_body::RequestBodyBuilder;
+use utoipa::openapi::schema::{KnownFormat, Object, ObjectBuilder, Schema, SchemaFormat, Type};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
-use utoipa::openapi::{Content, OpenApi, RefOr, Required, Response, ResponseBuilder};
+use utoipa::openapi::{
+    Content, Header, HttpMethod, OpenApi, RefOr, Required, Response, ResponseBuilder, ResponsesBuilder,
+};
 use utoipa::{IntoParams, IntoResponses, PartialSchema, ToSchema};
 
 use super::Problem;
@@ -35,7 +40,56 @@ pub fn whole() -> OpenApi {
     let scheme = |scheme| SecurityScheme::Http(Http::new(scheme));
     components.add_security_scheme("token", scheme(HttpAuthScheme::Bearer));
     components.add_security_scheme("basic", scheme(HttpAuthScheme::Basic));
+    let later = METHODS.into_iter().fold(PathItemBuilder::new(), |item, (method, name)| {
+        let has_body = !matches!(method, HttpMethod::Get | HttpMethod::Delete);
+        item.operation(method, call_later(name, has_body))
+    });
+    whole.paths.paths.insert("/async-function/{name}".into(), later.build());
     whole
+}
+
+/// Functions are called with any; these are what a description can name.
+const METHODS: [(HttpMethod, &str); 5] = [
+    (HttpMethod::Get, "call_later_get"),
+    (HttpMethod::Put, "call_later_put"),
+    (HttpMethod::Post, "call_later"),
+    (HttpMethod::Delete, "call_later_delete"),
+    (HttpMethod::Patch, "call_later_patch"),
+];
+
+/// The queue takes calls in without a handler that could describe itself.
+fn call_later(operation_id: &str, has_body: bool) -> Operation {
+    let text = || Object::with_type(Type::String);
+    let name = ParameterBuilder::new()
+        .name("name")
+        .parameter_in(ParameterIn::Path)
+        .required(Required::True)
+        .description(Some("`NAME` or `NAME@VERSION`; what follows after a slash is the function's"))
+        .schema(Some(text()));
+    let callback = ParameterBuilder::new()
+        .name("X-Callback-Url")
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some("where the answer is sent"))
+        .schema(Some(text()));
+    let bytes = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::Binary)));
+    let body = RequestBodyBuilder::new()
+        .content("application/json", Content::new(Some(Object::new())))
+        .content("application/octet-stream", Content::new(Some(bytes)))
+        .build();
+    let taken = ResponseBuilder::new()
+        .description("the call is kept, and made as soon as may be")
+        .header("X-Call-Id", Header::new(text()))
+        .build();
+    OperationBuilder::new()
+        .operation_id(Some(operation_id))
+        .summary(Some("Keeps a call, to be made later."))
+        .parameters(Some([name, callback]))
+        .request_body(has_body.then_some(body))
+        .responses(ResponsesBuilder::new().response("202", taken).responses_from_into_responses::<Later>())
+        .build()
 }
 
 /// Adds what any management path may answer before its handler is asked, and gives the text.
@@ -109,6 +163,17 @@ refusals! {
         422 "an image or a secret that is named is not there",
         500 "the server cannot do its work",
         503 "the store, the registry or containerd is away";
+
+    /// Of calls that are kept.
+    Later:
+        400 "the body broke off, or the answer cannot be sent where X-Callback-Url says",
+        401 "the function takes a token",
+        403 "the token does not allow calls",
+        404 "there is no such function or version",
+        413 "the body is too large",
+        429 "as many calls as may wait do, or too many attempts with wrong tokens: see `Retry-After`",
+        431 "the headers are too large",
+        503 "the store is away, the queue is full, or this node makes no calls of the function";
 
     /// Of tokens.
     KeepsTokens:

@@ -77,6 +77,7 @@ struct Source(Vec<u8>);
         FunctionName,
         About,
         ("x-fnbuild-settings" = Option<String>, Header, description = "changes to the settings, as JSON"),
+        ("x-fnbuild-author" = Option<String>, Header, description = "who pushes, for the image's labels"),
         ("x-fnbuild-requirements" = Option<String>, Header, description = "a requirements.txt, in base64"),
         ("x-fnbuild-lock" = Option<String>, Header, description = "a requirements.lock, in base64"),
     ),

@@ -69,7 +69,12 @@ fn every_path_is_described_and_what_cannot_be_read_is_told_in_json() {
     for (path, method) in [
         ("/v1/functions/{name}", "put"),
         ("/v1/functions/{name}/rollback", "post"),
+        ("/v1/functions/{name}/schedules", "post"),
         ("/v1/live", "get"),
+        ("/v1/calls/{id}", "get"),
+        ("/v1/schedules", "get"),
+        ("/v1/tokens", "post"),
+        ("/async-function/{name}", "post"),
         ("/system/functions", "delete"),
         ("/system/secrets", "post"),
     ] {
@@ -98,4 +103,5 @@ fn every_path_is_described_and_what_cannot_be_read_is_told_in_json() {
     problem(&["-H", json, "--data-binary", &large, "/v1/functions/a/config"], 413);
     problem(&["--data-binary", &large, "/system/functions"], 413);
     problem(&["-d", "{}", "/v1/functions/a/config"], 400);
+    problem(&["-d", "{}", "/async-function/Not_A_Name"], 404);
 }
