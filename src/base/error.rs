@@ -79,6 +79,10 @@ impl BaseError {
                 "install it (`scripts/setup` does, or `pip install uv`), or name it with FNBUILD_UV".into(),
             ),
             Self::NoTool { tool } => Some(format!("apt-get install {}", package_of(tool))),
+            Self::Recipe { .. } | Self::InvalidRecipe { .. } => {
+                Some("base-layers/ has recipes to begin with: copy one and change it".into())
+            }
+            Self::Lock { .. } => Some("`fnbuild base build --update` writes it anew".into()),
             Self::NotRoot => {
                 Some("run it with sudo, or copy the data folder's `bases` from a machine that has it".into())
             }

@@ -241,7 +241,7 @@ fn path(folder: &Path, name: Option<&str>, printer: &Printer) -> anyhow::Result<
         printer.data(folder.display().to_string());
         return Ok(Outcome::Success);
     };
-    let layout = Layout::open(folder).context("no base is here yet")?;
+    let layout = Layout::open(folder)?;
     let descriptor = layout.resolve(name)?;
     printer.data(layout.blob_path(&descriptor.digest).display().to_string());
     Ok(Outcome::Success)

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use crate::config::EtcdArguments;
-use crate::store::{EtcdStore, FunctionStore, SledStore, Transferred, export, import, verify};
+use crate::config::{DataFolder, EtcdArguments};
+use crate::store::{EtcdStore, FunctionStore, SledStore, StoreError, Transferred, export, import, verify};
 
 use super::server::block_on;
 use super::{Common, Outcome, OutputFormat, Printer};
@@ -111,6 +111,9 @@ fn with_store(
         if make && !folder.exists() {
             std::fs::create_dir_all(&data).with_context(|| format!("cannot make {}", data.display()))?;
             SledStore::create(&folder)?;
+        }
+        if !folder.exists() && !DataFolder::was_used(&data) {
+            return Err(StoreError::NotMade { place: folder.display().to_string() }.into());
         }
         work(&SledStore::open(&folder)?).await
     })

@@ -85,6 +85,11 @@ impl DataFolder {
         self.fresh
     }
 
+    /// Whether a server has ever finished starting in a folder, which is only looked at.
+    pub fn was_used(path: &Path) -> bool {
+        path.join("format").exists()
+    }
+
     /// From here on, state that is missing is missing.
     pub fn mark_used(&self) -> Result<(), DataFolderError> {
         if !self.fresh {

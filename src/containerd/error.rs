@@ -1,10 +1,30 @@
 //! What can go wrong with containerd.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use containerd_client::tonic::{Code, Status};
 
 use crate::oci::Digest;
+
+/// A gRPC status as a person reads it: what containerd answered, or why no answer came. tonic's own text tells a developer
+/// how it is made inside.
+#[derive(Debug)]
+pub struct Answer(Box<Status>);
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Every layer below has wrapped the one cause, and says less than it.
+        let causes = std::iter::successors(std::error::Error::source(&*self.0), |cause| cause.source());
+        match (causes.last(), self.0.message()) {
+            (Some(cause), _) => write!(f, "{cause}"),
+            (None, "") => f.write_str(self.0.code().description()),
+            (None, message) => f.write_str(message),
+        }
+    }
+}
+
+impl std::error::Error for Answer {}
 
 /// Every failure of this room. `Call` keeps the gRPC status, whose code decides what can be done about it.
 #[derive(Debug, thiserror::Error)]
@@ -13,7 +33,7 @@ pub enum Error {
     Connect {
         socket: PathBuf,
         #[source]
-        source: Box<Status>,
+        source: Answer,
     },
     #[error("{name:?} is no name for a containerd namespace")]
     Namespace { name: String },
@@ -22,7 +42,7 @@ pub enum Error {
         what: String,
         socket: PathBuf,
         #[source]
-        source: Box<Status>,
+        source: Answer,
     },
     #[error("read {blob} to write it into containerd")]
     Blob {
@@ -57,13 +77,21 @@ pub enum Error {
 
 impl Error {
     pub(super) fn call(socket: &Path, what: impl Into<String>, source: Status) -> Self {
-        Self::Call { what: what.into(), socket: socket.into(), source: Box::new(source) }
+        Self::Call { what: what.into(), socket: socket.into(), source: Answer(Box::new(source)) }
+    }
+
+    /// What a call met is what a connection meets.
+    pub(super) fn of_connecting(self) -> Self {
+        match self {
+            Self::Call { socket, source, .. } => Self::Connect { socket, source },
+            other => other,
+        }
     }
 
     /// The gRPC code, if it was a call that failed.
     fn code(&self) -> Option<Code> {
         match self {
-            Self::Call { source, .. } | Self::Connect { source, .. } => Some(source.code()),
+            Self::Call { source, .. } | Self::Connect { source, .. } => Some(source.0.code()),
             _ => None,
         }
     }
@@ -73,8 +101,8 @@ impl Error {
         match self {
             // A status that was made here, not sent by containerd, carries the broken connection as its source.
             Self::Call { source, .. } | Self::Connect { source, .. } => {
-                matches!(source.code(), Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded)
-                    || std::error::Error::source(&**source).is_some()
+                matches!(source.0.code(), Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded)
+                    || std::error::Error::source(&*source.0).is_some()
             }
             _ => false,
         }

@@ -93,7 +93,6 @@ clients! {
 impl Containerd {
     /// Connects to the socket and makes the namespace if it is not there.
     pub async fn connect(socket: &Path, namespace: &str) -> Result<Self, Error> {
-        let failed = |source| Error::Connect { socket: socket.into(), source: Box::new(source) };
         let path = socket.to_path_buf();
         // Lazy, so that a containerd that was started anew is found again by the next call.
         let channel = Endpoint::from_static("http://containerd.invalid").connect_with_connector_lazy(
@@ -105,13 +104,11 @@ impl Containerd {
         let value = namespace.parse().map_err(|_| Error::Namespace { name: namespace.into() })?;
         let containerd =
             Self { channel, headers: Headers { namespace: value, lease: None }, socket: socket.into() };
-        containerd.version().await.map_err(|source| match source {
-            Error::Call { source, .. } => failed(*source),
-            other => other,
-        })?;
+        containerd.version().await.map_err(Error::of_connecting)?;
         let wanted = c8d::Namespace { name: namespace.into(), ..Default::default() };
         let request = c8d::CreateNamespaceRequest { namespace: Some(wanted) };
         let created = containerd.namespaces().create(request).await;
+        let failed = |source| containerd.failed("make the namespace", source).of_connecting();
         created.map(drop).or_else(tolerate(Code::AlreadyExists)).map_err(failed)?;
         Ok(containerd)
     }

@@ -20,6 +20,8 @@ pub enum ImageError {
     },
     #[error("{} is not an OCI image layout: {reason}", path.display())]
     NoLayout { path: PathBuf, reason: &'static str },
+    #[error("no base is here yet: there is no {}", path.display())]
+    NoBases { path: PathBuf },
     #[error("nothing is tagged {tag:?} in {}", path.display())]
     NoTag { tag: String, path: PathBuf },
     #[error("read {what} in {}", path.display())]
@@ -67,6 +69,10 @@ impl ImageError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Source(error) => error.hint(),
+            Self::NoBases { .. } => Some(
+                "make one: `fnbuild base build base-layers/python3.11-flask2.3`, or fetch one: `fnbuild base import`"
+                    .into(),
+            ),
             Self::NoTag { .. } => Some("`fnbuild base list` shows what is there".into()),
             Self::NoPlatform { platform, tag, .. } => {
                 Some(format!("build it with `fnbuild base build base-layers/{tag} --platform {platform}`"))

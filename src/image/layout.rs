@@ -40,6 +40,9 @@ impl Layout {
                     _ => Err(no_layout("its version is not 1")),
                 }
             }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !root.exists() => {
+                Err(ImageError::NoBases { path: root })
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(no_layout("it has no file oci-layout")),
             Err(e) => Err(ImageError::io("open", root.join(VERSION_FILE))(e)),
         }

@@ -69,12 +69,11 @@ impl ProjectError {
             Self::Watch { .. } => {
                 "the system bounds how much is watched: see fs.inotify.max_user_watches and max_user_instances"
             }
-            Self::NotNamed { .. }
-            | Self::Write { .. }
-            | Self::Read { .. }
-            | Self::Toml { .. }
-            | Self::Yaml { .. }
-            | Self::Setting { .. } => return None,
+            Self::Toml { .. } => "docs/commands.md has a fnbuild.toml with everything that can be set",
+            Self::Yaml { .. } => "docs/commands.md says what of an OpenFaaS stack.yml is read",
+            Self::NotNamed { .. } | Self::Write { .. } | Self::Read { .. } | Self::Setting { .. } => {
+                return None;
+            }
         };
         Some(hint.into())
     }

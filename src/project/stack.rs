@@ -108,7 +108,19 @@ pub(super) fn read(text: &str, path: &Path, folder: &Path) -> Result<Project, Pr
 
 fn yaml<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ProjectError> {
     serde_saphyr::from_str(text)
-        .map_err(|error| ProjectError::Yaml { path: path.into(), what: error.to_string().trim_end().into() })
+        .map_err(|error| ProjectError::Yaml { path: path.into(), what: told(text, &error) })
+}
+
+/// An error with the line that it is in, in the form that TOML's errors have. The crate's own form has the message twice.
+fn told(text: &str, error: &serde_saphyr::Error) -> String {
+    let message = error.without_snippet().to_string();
+    let place = error.location().map(|at| (at.line() as usize, at.column() as usize));
+    let Some((line, column)) = place.filter(|(line, _)| *line > 0) else { return message };
+    let place = format!("line {line}, column {column}");
+    let message = message.strip_suffix(&format!(" at {place}")).unwrap_or(&message);
+    let margin = " ".repeat(line.to_string().len());
+    let shown = text.lines().nth(line - 1).unwrap_or_default();
+    format!("YAML error at {place}\n{margin} |\n{line} | {shown}\n{margin} | {:>column$}\n{message}", '^')
 }
 
 impl Function {

@@ -22,6 +22,8 @@ pub enum StoreError {
     Locked { place: String },
     #[error("there is no record store at {place}, although this data folder has had one")]
     Gone { place: String },
+    #[error("there is no record store at {place}: no server has run with this data folder")]
+    NotMade { place: String },
     #[error("the record store at {place} is damaged: {what}")]
     Damaged { place: String, what: &'static str },
     #[error(
@@ -84,6 +86,9 @@ impl StoreError {
         match self {
             Self::Locked { .. } => {
                 Some("stop the other fnbuild serve, or give this one its own --data-dir".into())
+            }
+            Self::NotMade { .. } => {
+                Some("name the server's folder with --data-dir, or its etcd with --etcd".into())
             }
             Self::Gone { .. } | Self::Damaged { .. } | Self::Unreadable { .. } => {
                 Some("restore the data folder from a backup; nothing was changed in it".into())

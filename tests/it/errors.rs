@@ -301,6 +301,8 @@ fn bases() -> String {
     trial.fails(&["push", "func.py", "--image-only", "--registry", &closed]);
     trial.fails(&["base", "build", "nowhere"]);
     trial.fails(&["base", "build", "recipe"]);
+    trial.write("broken/recipe.toml", "name = \n");
+    trial.fails(&["base", "build", "broken"]);
     trial.fails(&["base", "import", "Not/A/Reference:"]);
     trial.fails(&["base", "import", &format!("{closed}/python:3.11")]);
     trial.fails(&["base", "path", "other"]);
@@ -434,6 +436,8 @@ fn files() -> String {
     trial.fails(&["store", "import", "text.jsonl"]);
     trial.fails(&["store", "import", "newer.jsonl"]);
     trial.fails(&["store", "export", "out.jsonl"]);
+    let closed = trial.closed_port();
+    trial.fails(&["store", "export", "out.jsonl", "--etcd", &format!("http://{closed}")]);
     trial.fails(&["man", "--dir", "file/pages"]);
     trial.told()
 }

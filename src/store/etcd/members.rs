@@ -166,10 +166,10 @@ impl Members {
                     return Err(StoreError::Refused {
                         step,
                         place: self.place.clone(),
-                        source: Arc::new(error),
+                        source: told(error).into(),
                     });
                 }
-                Ok(Err(error)) => self.away(error),
+                Ok(Err(error)) => self.away(told(error)),
                 Err(elapsed) => self.away(elapsed),
             };
             repeated = true;
@@ -189,6 +189,18 @@ impl Members {
         };
         let connect = || Client::connect([endpoint], Some(self.options.clone()));
         client.get_or_try_init(connect).await.cloned()
+    }
+}
+
+/// What etcd answered, or why no answer came, as a person reads it: tonic's own text tells a developer how it is made inside.
+fn told(error: etcd_client::Error) -> Box<dyn std::error::Error + Send + Sync> {
+    let etcd_client::Error::GRpcStatus(status) = error else { return error.into() };
+    // Every layer below has wrapped the one cause, and says less than it.
+    let causes = std::iter::successors(std::error::Error::source(&status), |cause| cause.source());
+    match (causes.last(), status.message()) {
+        (Some(cause), _) => cause.to_string().into(),
+        (None, "") => status.code().description().into(),
+        (None, message) => message.into(),
     }
 }
 
