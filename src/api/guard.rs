@@ -10,11 +10,14 @@ use super::error::chain;
 use crate::auth::{Need, Refused};
 
 const TOKENS: &str = "/v1/tokens";
+const ONE_CALL: &str = "/v1/calls/";
 
 /// The role that a request takes.
 pub fn need(method: &Method, path: &str) -> Need {
     match *method {
         _ if path == TOKENS || path.starts_with("/v1/tokens/") => Need::Admin,
+        // A call is shown with what it was sent: as little for every eye as a secret's value.
+        _ if path.starts_with(ONE_CALL) => Need::Deploy,
         Method::GET | Method::HEAD | Method::OPTIONS => Need::Read,
         _ => Need::Deploy,
     }
@@ -174,6 +177,8 @@ mod tests {
         assert_eq!(need(&Method::GET, "/v1/functions"), Need::Read);
         assert_eq!(need(&Method::PUT, "/v1/functions/a"), Need::Deploy);
         assert_eq!(need(&Method::POST, "/system/functions"), Need::Deploy);
+        assert_eq!(need(&Method::GET, "/v1/calls"), Need::Read);
+        assert_eq!(need(&Method::GET, "/v1/calls/1"), Need::Deploy);
         for path in ["/v1/tokens", "/v1/tokens/ci"] {
             assert_eq!(need(&Method::GET, path), Need::Admin);
         }

@@ -161,6 +161,14 @@ fn what_fails_is_a_dead_letter_to_be_seen_made_again_and_dropped() {
     let text = run(server.command().args(["calls", "show", &root]));
     assert!(text.contains("x-kept: 1") && text.contains("it failed 3 times"), "{text}");
     assert!(!text.contains("abc"), "credentials are kept back: {text}");
+    // What a call was sent is not for everybody who may look.
+    for (role, code) in [("read", 403), ("deploy", 200)] {
+        let token = run(server.command().args(["token", "create", role, "--role", role]));
+        let bearer = format!("Authorization: Bearer {token}");
+        let (status, answer) = server.curl(&["-H", &bearer, &format!("/v1/calls/{root}")]);
+        assert_eq!((status, answer.contains("fails")), (code, code == 200), "{answer}");
+        assert_eq!(server.curl(&["-H", &bearer, "/v1/calls"]).0, 200);
+    }
     let listed = run(server.command().args(["calls", "list", "f", "--state", "dead"]));
     assert!(listed.contains(&root) && listed.starts_with("CALL"), "{listed}");
 

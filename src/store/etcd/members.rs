@@ -2,7 +2,6 @@
 //!
 //! One multiplexed connection serves all; a balancer over all members would make each of their failures visible.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
