@@ -163,13 +163,13 @@ fn a_function_may_answer_only_calls_with_a_token() {
     let mut first = server.command();
     run(first.arg("push").arg(folder.path()).args(["--name", "hello", "--require-token"]));
     let (invoke, read) = (create(&server, "caller", "invoke"), create(&server, "reader", "read"));
-    let call = |target: &str, headers: &[&str]| {
-        let path = format!("/function/{target}");
+    let post = |path: &str, headers: &[&str]| {
         let headers = headers.iter().flat_map(|header| ["-H", header]);
         let arguments: Vec<&str> =
             headers.chain(["-d", "{}", "-H", "Content-Type: application/json"]).collect();
-        server.curl(&[&arguments[..], &[&path]].concat())
+        server.curl(&[&arguments[..], &[path]].concat())
     };
+    let call = |target: &str, headers: &[&str]| post(&format!("/function/{target}"), headers);
     let (code, problem) = call("hello", &[]);
     assert!(code == 401 && problem.contains("hello answers only calls with a token"), "{problem}");
     let replicas = run(server.command().args(["describe", "hello", "-o", "json"]));
@@ -179,6 +179,13 @@ fn a_function_may_answer_only_calls_with_a_token() {
         (&json!(true), &json!([])),
         "none started"
     );
+    // Nor is one kept that is to be made later.
+    let (code, problem) = post("/async-function/hello", &[]);
+    assert!(code == 401 && problem.contains("token"), "{problem}");
+    assert_eq!(post("/async-function/hello@1/sub", &["Authorization: Bearer fnb_no"]).0, 401);
+    assert_eq!(post("/async-function/hello", &[&bearer(&read)]).0, 403);
+    assert_eq!(run(server.command().args(["calls", "list", "-o", "json"])).trim(), "[]");
+    assert_eq!(post("/async-function/hello", &[&bearer(&invoke)]).0, 202);
 
     // The function never sees what was for the platform.
     assert_eq!(call("hello", &[&bearer(&invoke)]), (200, "null".into()));
