@@ -8,6 +8,7 @@ mod gate;
 mod listeners;
 mod local;
 mod member;
+mod origin;
 mod router;
 
 use std::net::{IpAddr, SocketAddr};

@@ -43,25 +43,32 @@ pub fn name_in_body(body: &[u8]) -> Option<String> {
 }
 
 /// Whether a request says that it comes from, or is meant for, somewhere else: a `Host` that is not this machine
-/// (DNS rebinding), or an `Origin` that is not the `Host`.
+/// (DNS rebinding), an `Origin` that is not the `Host`, or another site by `Sec-Fetch-Site`.
 pub fn is_foreign(headers: &HeaderMap, encrypted: bool) -> bool {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let Some(host) = host.filter(|host| is_local(host)) else { return true };
     let scheme = if encrypted { "https://" } else { "http://" };
-    headers.get_all(header::ORIGIN).iter().any(|origin| {
+    let foreign = headers.get_all(header::ORIGIN).iter().any(|origin| {
         let same = origin.to_str().ok().and_then(|origin| origin.strip_prefix(scheme));
         same.is_none_or(|origin| !origin.eq_ignore_ascii_case(host))
-    })
+    });
+    foreign || is_of_another_site(headers)
+}
+
+/// What a browser says that sends no `Origin`, as for an image. `none` is a person's own doing, in the address bar.
+fn is_of_another_site(headers: &HeaderMap) -> bool {
+    headers.get_all("sec-fetch-site").iter().any(|site| site != "same-origin" && site != "none")
 }
 
 /// Whether a page of another site made a browser send this. What is in front may have ended the TLS, so that the
 /// scheme says nothing.
 pub fn is_cross_origin(headers: &HeaderMap) -> bool {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    headers.get_all(header::ORIGIN).iter().any(|origin| {
+    let crosses = headers.get_all(header::ORIGIN).iter().any(|origin| {
         let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
         !authority.zip(host).is_some_and(|((_, authority), host)| authority.eq_ignore_ascii_case(host))
-    })
+    });
+    crosses || is_of_another_site(headers)
 }
 
 /// Whether a proxy on this machine passed it on: it is from anywhere then.
@@ -107,7 +114,8 @@ pub fn refused(refused: &Refused) -> Response {
 
 /// What a page of another site gets.
 pub fn foreign() -> Response {
-    let told = "management paths are for this machine: the request's Host or Origin is another";
+    let told =
+        "management paths are for this machine: the request comes from another site, or names another host";
     problem(StatusCode::FORBIDDEN, "ForeignRequest", told.into(), None)
 }
 
@@ -162,6 +170,12 @@ mod tests {
         for origin in ["http://evil.example", "null", "http://localhost:3000", "https://localhost:8080"] {
             assert!(foreign(&[("host", "localhost:8080"), ("origin", origin)]), "{origin}");
         }
+        for (site, is_foreign) in
+            [("cross-site", true), ("same-site", true), ("same-origin", false), ("none", false)]
+        {
+            let host = ("host", "localhost:8080");
+            assert_eq!(foreign(&[host, ("sec-fetch-site", site)]), is_foreign, "{site}");
+        }
     }
 
     #[test]
@@ -170,6 +184,7 @@ mod tests {
         assert!(!crosses("https://fn.example") && !crosses("http://FN.example"));
         assert!(crosses("https://evil.example") && crosses("null") && crosses("https://fn.example:1"));
         assert!(!is_cross_origin(&headers(&[("host", "fn.example")])), "no browser");
+        assert!(is_cross_origin(&headers(&[("host", "fn.example"), ("sec-fetch-site", "same-site")])));
     }
 
     #[test]

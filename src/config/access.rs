@@ -12,6 +12,10 @@ pub struct AccessArguments {
     /// on loopback too), or local (loopback only, without a token)
     #[arg(long, env = "FNBUILD_AUTH", default_value = "auto", value_name = "MODE")]
     auth: AuthMode,
+    /// Trust the pages that functions answer: let them share the origin of /ui and the API, and so do whatever whoever
+    /// looks at them may
+    #[arg(long, env = "FNBUILD_TRUST_PAGES")]
+    trust_pages: bool,
     /// The certificate chain for TLS (PEM), taken up again when it changes. Loopback then takes plain HTTP too
     #[arg(long, env = "FNBUILD_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -47,6 +51,7 @@ impl FromStr for AuthMode {
 #[derive(Clone, Debug)]
 pub struct AccessConfig {
     pub auth: AuthMode,
+    pub trust_pages: bool,
     pub tls: Option<TlsFiles>,
 }
 
@@ -64,6 +69,6 @@ impl AccessArguments {
             (None, None) => None,
             _ => return Err(ConfigError::HalfTls),
         };
-        Ok(AccessConfig { auth: self.auth, tls })
+        Ok(AccessConfig { auth: self.auth, trust_pages: self.trust_pages, tls })
     }
 }

@@ -34,6 +34,8 @@ pub struct Gate {
     mode: AuthMode,
     /// The address by which functions reach this machine.
     functions: IpAddr,
+    /// Whether the pages that functions answer may do what whoever looks at them may.
+    trusts_pages: bool,
 }
 
 impl Gate {
@@ -70,13 +72,19 @@ impl Gate {
                 );
             }
         }
-        Ok((Self { door: Door::new(tokens), audit, mode, functions }, notes))
+        let trusts_pages = config.access.trust_pages;
+        Ok((Self { door: Door::new(tokens), audit, mode, functions, trusts_pages }, notes))
     }
 
     /// Whether there is any management where a connection came in.
     pub fn manages(&self, from: &Connection) -> bool {
         let local = from.local.ip().to_canonical();
         local != self.functions && (self.mode != AuthMode::Local || local.is_loopback())
+    }
+
+    /// Whether what functions answer on a connection must not share an origin with management.
+    pub fn keeps_apart(&self, from: &Connection) -> bool {
+        !self.trusts_pages && self.manages(from)
     }
 
     /// Answers a management request, if it may be made.

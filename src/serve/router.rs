@@ -20,6 +20,7 @@ use crate::queue::Queue;
 use crate::replica::Replicas;
 
 use super::gate::Gate;
+use super::origin;
 
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
@@ -75,7 +76,9 @@ impl Router {
                 let taken = async move { queue.accept(request, from.peer.ip(), &*gate).await };
                 return self.elsewhere(async { taken.await.map(axum::body::Body::new) }).await;
             }
-            return self.gateway.call(request, from).await.map(Answer::Call);
+            let apart = self.gate.keeps_apart(&from);
+            let answer = self.gateway.call(request, from).await.map(Answer::Call);
+            return if apart { origin::apart(answer) } else { answer };
         }
         let for_all = matches!(path, "/healthz" | "/readyz") || !self.gate.manages(&from);
         let (is_page, gate) = (api::is_page(path), Arc::clone(&self.gate));

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::auth::own_address;
+use crate::support::registry::DockerRegistry;
 use crate::support::server::FnbuildServer;
 use crate::support::{run, wait_until};
 
@@ -22,7 +24,32 @@ fn zip(folder: &Path, name: &str, source: &str) -> PathBuf {
 const FIRST: &str = "def run(x, y=2):\n    print('adding', x, y)\n    return {'sum': x + y}\n";
 const SECOND: &str =
     "def run(x, y=2):\n    print('<b>bold</b>', x, y)\n    return {'sum': x + y, 'by': 'second'}\n";
+/// Answers a page that tries what only `/ui` may do.
+const SITE: &str = r#"PAGE = """<!doctype html><title>trying</title><a href="/ui" target="_blank" rel="opener">Management</a>
+<script>
+const can = async (what) => { try { return Boolean(await what()); } catch { return false; } };
+(async () => {
+  document.title = JSON.stringify({
+    origin: self.origin,
+    storage: await can(() => sessionStorage.getItem("kept")),
+    list: await can(async () => (await fetch("/v1/functions")).ok),
+    remove: await can(async () => (await fetch("/v1/functions/adder", { method: "DELETE" })).ok),
+    worker: await can(() => navigator.serviceWorker.register("/function/site")),
+  });
+})();
+</script>"""
+
+def run(request):
+    policies = [("Content-Security-Policy", "connect-src 'self'"), ("Content-Type", "text/html")]
+    return PAGE, 200, policies
+"#;
 const MARKUP: &str = "def run():\n    return '<img src=x onerror=alert(1)>'\n";
+
+fn push_site(server: &FnbuildServer, folder: &Path) {
+    let source = folder.join("site.py");
+    std::fs::write(&source, SITE).unwrap();
+    run(server.command().arg("push").arg(&source));
+}
 
 #[test]
 fn a_function_is_uploaded_called_and_rolled_back_with_mouse_and_keyboard_in_both_schemes() {
@@ -34,6 +61,7 @@ fn a_function_is_uploaded_called_and_rolled_back_with_mouse_and_keyboard_in_both
     let guarded = FnbuildServer::start_with(&["--auth", "always"]);
     let token = std::fs::read_to_string(guarded.data_dir().join("admin.token")).unwrap();
     let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("site.py"), SITE).unwrap();
     zip(folder.path(), "adder.zip", FIRST);
     zip(folder.path(), "adder-2.zip", SECOND);
     std::fs::write(folder.path().join("markup.py"), MARKUP).unwrap();
@@ -45,9 +73,43 @@ fn a_function_is_uploaded_called_and_rolled_back_with_mouse_and_keyboard_in_both
         .env("FILES", folder.path())
         .env("MODULES", modules());
     let told = run(&mut walk);
-    for step in ["mouse", "keyboard", "markup", "dark", "narrow", "token", "quiet"] {
+    for step in ["mouse", "keyboard", "markup", "dark", "narrow", "origin", "token", "quiet"] {
         assert!(told.lines().any(|line| line == format!("ok {step}")), "{step} is missing in:\n{told}");
     }
+}
+
+/// The policies that a path is answered with.
+fn policies(server: &FnbuildServer, url: &str) -> Vec<String> {
+    let head = run(Command::new("curl").args(["-sS", "-D", "-", "-o", "/dev/null", url]));
+    assert!(head.contains(" 200 "), "{head}\n{}", server.log());
+    let policy = |line: &str| {
+        let (name, value) = line.split_once(": ")?;
+        name.eq_ignore_ascii_case("content-security-policy").then(|| value.trim().to_string())
+    };
+    head.lines().filter_map(policy).collect()
+}
+
+#[test]
+fn what_a_function_answers_has_no_origin_where_management_has_the_same() {
+    let mut server = FnbuildServer::prepare(DockerRegistry::start(), &["--auth", "local"]);
+    server.listen_too(own_address());
+    server.start_again();
+    let folder = tempfile::tempdir().unwrap();
+    push_site(&server, folder.path());
+    let own = "connect-src 'self'";
+    let both = policies(&server, &format!("{}/function/site", server.url()));
+    let [first, sandbox] = both.as_slice() else { panic!("{both:?}") };
+    assert_eq!(first, own, "the function's own stays");
+    assert!(sandbox.starts_with("sandbox ") && !sandbox.contains("allow-same-origin"), "{sandbox}");
+    let beyond = format!("http://{}:{}/function/site", own_address(), server.port());
+    assert_eq!(policies(&server, &beyond), [own], "there is no management");
+    let trusting = FnbuildServer::start_with(&["--trust-pages"]);
+    push_site(&trusting, folder.path());
+    assert_eq!(policies(&trusting, &format!("{}/function/site", trusting.url())), [own]);
+    // What a page without an origin can still send is refused.
+    let image = ["-H", "Sec-Fetch-Site: cross-site", "/v1/functions"];
+    let (status, problem) = trusting.curl(&image);
+    assert!(status == 403 && problem.contains("another site"), "{problem}");
 }
 
 #[test]

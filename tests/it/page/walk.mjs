@@ -1,5 +1,6 @@
 // Walks through the page in a headless Chromium as a person would, and fails on what no person should see: an error on the
 // console, a request to anywhere else. Says `ok STEP` for each part. With SHOTS, leaves pictures there.
+import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { strict as assert } from "node:assert";
 import { join } from "node:path";
@@ -45,7 +46,6 @@ async function mouse() {
   await page.getByText("There is no function yet").waitFor();
   // As a file that is dropped: the browser's own event, with a real file.
   const drop = async (name) => {
-    const { readFileSync } = await import("node:fs");
     const content = readFileSync(file(name)).toString("base64");
     const data = await page.evaluateHandle(([content, name]) => {
       const transfer = new DataTransfer();
@@ -239,6 +239,30 @@ async function narrow() {
   done("narrow");
 }
 
+/** A page that a function answers does what pages do, but nothing in the name of this one. */
+async function origin() {
+  const before = troubles.length;
+  const page = await open();
+  await page.getByRole("link", { name: "adder" }).waitFor();
+  const status = await page.evaluate(async (body) => {
+    const headers = { "Content-Type": "text/x-python" };
+    return (await fetch("/v1/functions/site", { method: "PUT", headers, body })).status;
+  }, readFileSync(file("site.py"), "utf8"));
+  assert.equal(status, 201);
+  await page.evaluate(() => sessionStorage.setItem("kept", "here"));
+  await page.goto(new URL("/function/site", PAGE).href);
+  await page.waitForFunction(() => document.title !== "trying");
+  assert.deepEqual(JSON.parse(await page.title()), { origin: "null", storage: false, list: false, remove: false, worker: false });
+  const [opened] = await Promise.all([page.waitForEvent("popup"), page.getByRole("link", { name: "Management" }).click()]);
+  await opened.getByRole("link", { name: "adder" }).waitFor();
+  assert.equal(await opened.evaluate(() => window.opener), null, "what it opens is out of its reach");
+  // The browser itself writes each request that it does not make to the console.
+  const told = troubles.splice(before);
+  assert.ok(told.every((text) => /CORS|403|net::ERR_FAILED/.test(text)), `${told}`);
+  await page.context().close();
+  done("origin");
+}
+
 /** A server that wants a token. */
 async function token() {
   const before = troubles.length;
@@ -267,6 +291,7 @@ try {
   assert.notEqual(light, dark);
   done("dark");
   await narrow();
+  await origin();
   await token();
   // A 400 and a 404 that a step above provoked are the browser's lines, not the page's.
   const expected = /Failed to load resource: the server responded with a status of (400|404)/;
@@ -276,7 +301,7 @@ try {
   // What the page says is the best clue.
   for (const page of browser.contexts().flatMap((context) => context.pages())) {
     const focus = await page.evaluate(() => document.activeElement.outerHTML.slice(0, 200));
-    console.log(`${page.url()} has the focus on ${focus} and says:\n${await page.locator("main").innerText()}`);
+    console.log(`${page.url()} has the focus on ${focus} and says:\n${await page.locator("body").innerText()}`);
   }
   console.log(troubles.join("\n"));
   throw error;
