@@ -21,7 +21,8 @@ use crate::function::FunctionName;
 /// How often idle replicas are looked for, and missing ones.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Ticks between two reconciliations.
+/// Ticks between two reconciliations. After one that failed the next comes sooner: what resisted, as a mount does that
+/// the kernel has not let go of yet, mostly resists for a moment.
 const RECONCILE: u32 = 60;
 
 impl Replicas {
@@ -41,7 +42,7 @@ impl Replicas {
         for lease in self.starter.containerd.leases_labelled(FOLDER_LABEL, folder).await? {
             self.starter.containerd.remove_lease(&lease, false).await?;
         }
-        // What resists now is tried again every minute; it keeps nobody from being served.
+        // What resists now is tried again by `look_after`, soon; it keeps nobody from being served.
         if let Err(error) = self.remove_strays().await {
             tracing::warn!(error = &error as &dyn std::error::Error, "removing what was left of replicas");
         }
@@ -132,17 +133,26 @@ impl Replicas {
     pub(super) async fn look_after(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        for count in 0_u32.. {
+        // The first soon after the start, which may have left something.
+        let (mut pause, mut left) = (1, 1);
+        loop {
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = self.stopping.cancelled() => return,
             }
             self.scale_all();
-            if count % RECONCILE == RECONCILE - 1
-                && let Err(error) = self.reconcile().await
-            {
-                tracing::warn!(error = &error as &dyn std::error::Error, "reconciling");
+            left -= 1;
+            if left > 0 {
+                continue;
             }
+            pause = match self.reconcile().await {
+                Ok(()) => RECONCILE,
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "reconciling");
+                    if pause == RECONCILE { 1 } else { (2 * pause).min(RECONCILE - 1) }
+                }
+            };
+            left = pause;
         }
     }
 
