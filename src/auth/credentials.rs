@@ -14,6 +14,7 @@ const BASIC_USER: &str = "admin";
 /// What a request brings.
 #[derive(Debug)]
 pub enum Credentials {
+    /// Or an empty one, which is what OpenFaaS's clients send who have not logged in.
     Nothing,
     /// Something that can be no token of ours.
     Unknown,
@@ -36,6 +37,9 @@ impl Credentials {
 
     pub fn read(value: &HeaderValue) -> Self {
         let Some((basic, text)) = secret(value) else { return Self::Unknown };
+        if text.is_empty() || (basic && *text == ":") {
+            return Self::Nothing;
+        }
         if !basic {
             return Token::parse(&text).map_or(Self::Unknown, |token| Self::Token { token, basic });
         }
@@ -60,7 +64,11 @@ pub fn is_platform_token(value: &HeaderValue) -> bool {
 
 /// Whether it is basic authentication, and what follows the scheme, decoded.
 fn secret(value: &HeaderValue) -> Option<(bool, Zeroizing<String>)> {
-    let (scheme, rest) = value.to_str().ok()?.trim().split_once(' ')?;
+    let value = value.to_str().ok()?.trim();
+    if value.is_empty() {
+        return Some((false, Zeroizing::default()));
+    }
+    let (scheme, rest) = value.split_once(' ').unwrap_or((value, ""));
     let rest = rest.trim();
     if scheme.eq_ignore_ascii_case("bearer") {
         return Some((false, Zeroizing::new(rest.into())));
@@ -90,9 +98,7 @@ mod tests {
             assert!(is_platform_token(&HeaderValue::from_str(&text).unwrap()));
         }
         for text in [
-            String::new(),
             token.clone(),
-            "Bearer".into(),
             "Bearer abc".into(),
             format!("Digest {token}"),
             "Basic !".into(),
@@ -101,6 +107,9 @@ mod tests {
             format!("Basic {}", BASE64.encode(&token)),
         ] {
             assert!(matches!(read(&text), Credentials::Unknown), "{text}");
+        }
+        for text in ["", " ", "Bearer", "Bearer ", "basic", "Basic Og=="] {
+            assert!(matches!(read(text), Credentials::Nothing), "{text}");
         }
         for (text, ours) in [("Bearer fnb_x", true), ("Bearer eyJhbGciOi", false), ("Basic YTpi", false)] {
             assert_eq!(is_platform_token(&HeaderValue::from_static(text)), ours, "{text}");
