@@ -72,14 +72,30 @@ const WELL: Duration = Duration::from_secs(10);
 /// The first deaths may be an accident.
 const FORGIVEN: u32 = 2;
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Where it is not the function's own fault, what is wrong may be put right at any moment.
+const LONGEST_PLATFORM_PAUSE: Duration = Duration::from_secs(2);
 
 impl Trouble {
     fn died(&mut self, reason: Option<Arc<Error>>) {
         self.deaths = self.deaths.saturating_add(1);
+        let of_platform = reason.as_ref().is_some_and(|reason| !reason.is_of_the_function());
         self.reason = reason;
         let doublings = self.deaths.saturating_sub(FORGIVEN + 1).min(6);
-        let pause = Duration::from_secs(1 << doublings).min(LONGEST_PAUSE);
-        self.pause_until = (self.deaths > FORGIVEN).then(|| Instant::now() + pause);
+        let longest = if of_platform { LONGEST_PLATFORM_PAUSE } else { LONGEST_PAUSE };
+        let pause = Duration::from_secs(1 << doublings).min(longest);
+        self.pause_until = self.is_deep().then(|| Instant::now() + pause);
+    }
+
+    /// What the platform had is over. What the function had is not: it may die again in a moment.
+    fn started(&mut self) {
+        if self.reason.as_ref().is_some_and(|reason| !reason.is_of_the_function()) {
+            *self = Self::default();
+        }
+    }
+
+    /// Beyond what may be an accident: one attempt at a time is enough.
+    fn is_deep(&self) -> bool {
+        self.deaths > FORGIVEN
     }
 
     fn pauses(&self) -> bool {
@@ -106,6 +122,14 @@ impl State {
     fn staying(&self) -> u32 {
         let staying = self.members.iter().filter(|member| !member.leaving).count();
         u32::try_from(staying).unwrap_or(u32::MAX)
+    }
+
+    /// Counts so many as starting, or fewer where starts keep failing: that many are to be made.
+    fn begin(&mut self, starts: u32) -> u32 {
+        let most = if self.trouble.is_deep() { 1_u32.saturating_sub(self.starting) } else { u32::MAX };
+        let starts = starts.min(most);
+        self.starting += starts;
+        starts
     }
 
     /// The member without calls that has been so for longest, if more than `least` would stay or it leaves anyway.
@@ -180,8 +204,7 @@ impl Revision {
         let present = state.staying().saturating_add(state.starting);
         let deserved = waiting.div_ceil(self.concurrency()).saturating_sub(state.starting);
         let starts = deserved.min(self.max().saturating_sub(present));
-        state.starting += starts;
-        starts
+        state.begin(starts)
     }
 
     /// How many replicas are missing to `least`; counted as starting from here on.
@@ -192,8 +215,7 @@ impl Revision {
         }
         let present = state.staying().saturating_add(state.starting);
         let starts = least.saturating_sub(present);
-        state.starting += starts;
-        starts
+        state.begin(starts)
     }
 
     fn lease(self: &Arc<Self>, replica: &Arc<Replica>, cold: Option<Timing>) -> Lease {
@@ -213,6 +235,7 @@ impl Revision {
             state.obstacle = None;
             if started.is_some() {
                 state.starting = state.starting.saturating_sub(1);
+                state.trouble.started();
             }
             if state.retired {
                 return Err(replica.clone());
@@ -245,7 +268,8 @@ impl Revision {
             let mut state = self.lock();
             state.obstacle = None;
             state.starting = state.starting.saturating_sub(1);
-            if source.is_of_the_function() {
+            // A start that waited for something to be back has paused enough.
+            if !matches!(*source, Error::Stopping) && !source.is_away() {
                 state.trouble.died(Some(source.clone()));
             }
             if state.starting > 0 || !state.members.is_empty() {
@@ -461,6 +485,38 @@ pub(super) fn key(version: &Version) -> Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_the_functions_fault_makes_short_pauses_and_is_forgotten_by_a_start() {
+        let mut trouble = Trouble::default();
+        let platform = || Some(Arc::new(Error::UnknownReplica { id: String::new() }));
+        for _ in 0..20 {
+            trouble.died(platform());
+        }
+        let pause = trouble.pause_until.unwrap().duration_since(Instant::now());
+        assert!(trouble.pauses() && pause <= LONGEST_PLATFORM_PAUSE);
+        trouble.started();
+        assert!(!trouble.pauses() && !trouble.is_deep());
+        let own = || Some(Arc::new(Error::Died { status: 1, port: 8081, last_lines: Vec::new() }));
+        for _ in 0..=FORGIVEN {
+            trouble.died(own());
+        }
+        trouble.started();
+        assert!(trouble.pauses());
+    }
+
+    #[test]
+    fn a_version_whose_starts_keep_failing_is_started_once_at_a_time() {
+        let mut state = State::default();
+        assert_eq!(state.begin(20), 20);
+        state.starting = 0;
+        for _ in 0..20 {
+            state.trouble.died(Some(Arc::new(Error::UnknownReplica { id: String::new() })));
+        }
+        assert_eq!((state.begin(20), state.begin(20)), (1, 0));
+        state.trouble.started();
+        assert_eq!(state.begin(20), 20);
+    }
 
     #[test]
     fn pauses_grow_after_the_first_deaths() {
