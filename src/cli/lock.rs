@@ -9,8 +9,8 @@ use super::requirements::{RequirementArguments, cancelled_by_signal};
 use super::{Common, Outcome, Printer};
 use crate::dependencies::{self, Cancel, Dependencies, DependencyError, Places, Target, Wanted};
 use crate::function::EntryPoint;
-use crate::image::{Base, Layout};
 use crate::oci::Platform;
+use crate::publish;
 use crate::source::{self, Source};
 
 #[derive(clap::Args)]
@@ -64,10 +64,7 @@ pub fn run(arguments: &Arguments, common: &Common, printer: &Printer) -> anyhow:
 fn targets(arguments: &Arguments, data: &Path) -> anyhow::Result<Vec<Target>> {
     let base = match Target::of_default_base(&arguments.base) {
         Some(target) => target,
-        None => Target::of(
-            &arguments.base,
-            &Base::open(&Layout::open(data.join("bases"))?, &arguments.base)?.config,
-        )?,
+        None => Target::of(&arguments.base, &publish::base_here(data, &arguments.base, None)?.config)?,
     };
     if arguments.platform.is_empty() {
         return Ok(vec![base]);

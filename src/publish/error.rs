@@ -21,6 +21,10 @@ pub enum PublishError {
     Push { what: String, to: String, source: Box<registry::Error> },
     #[error("there is no base {name}{}, neither here nor in {registry}", words(" for ", platform))]
     NoBase { name: String, platform: Option<Box<Platform>>, registry: String },
+    #[error("there is no base {name} on this machine{}", words(" for ", platform))]
+    NoBaseHere { name: String, platform: Option<Box<Platform>> },
+    #[error("there is no base {name} on this machine, and {what} cannot be fetched")]
+    NoBaseFetched { name: String, what: String, source: Box<registry::Error> },
     #[error("fetch the base {what}")]
     Fetch { what: String, source: Box<registry::Error> },
     #[error(transparent)]
@@ -61,11 +65,16 @@ impl PublishError {
             Self::Attach { .. } => Blame::Source,
             Self::Push { .. }
             | Self::Fetch { .. }
+            | Self::NoBaseFetched { .. }
             | Self::Adopt { .. }
             | Self::StillIncomplete { .. }
             | Self::TagForgotten { .. }
             | Self::NoSubject { .. } => Blame::Registry,
-            Self::Image(_) | Self::Dependencies(_) | Self::NoBase { .. } | Self::Broken => Blame::Machine,
+            Self::Image(_)
+            | Self::Dependencies(_)
+            | Self::NoBase { .. }
+            | Self::NoBaseHere { .. }
+            | Self::Broken => Blame::Machine,
         }
     }
 
@@ -88,6 +97,15 @@ impl PublishError {
                 "build it with `fnbuild base build base-layers/{name}{}`, or take an image as a base with `fnbuild base import`",
                 words(" --platform ", platform)
             )),
+            Self::NoBaseHere { name, platform } => Some(format!(
+                "build it with `fnbuild base build base-layers/{name}{platform}`, or take it from a registry that has it: \
+                 `fnbuild base import localhost:5000/fnbuild/base:{name} --tag {name}{platform}`",
+                platform = words(" --platform ", platform)
+            )),
+            Self::NoBaseFetched { name, source, .. } => {
+                let build = format!("build the base here with `fnbuild base build base-layers/{name}`");
+                Some(source.hint().map_or(build.clone(), |hint| format!("{hint}; or {build}")))
+            }
             Self::NoSubject { .. } => {
                 Some("the server and this command must mean one registry: see --registry".into())
             }

@@ -1,5 +1,7 @@
 //! A base that is not here yet, out of a registry: any image can be one.
 
+use std::path::Path;
+
 use crate::image::{Base, ImageError, Layout};
 use crate::oci::{Descriptor, Platform, Reference, Tag};
 use crate::registry::{Name, Registry};
@@ -45,6 +47,19 @@ pub async fn fetch_base(
     Ok(descriptor)
 }
 
+/// The base of this name, if it is here.
+///
+/// # Errors
+/// [`PublishError::NoBaseHere`] says how to come by it.
+pub fn base_here(data: &Path, name: &str, platform: Option<&Platform>) -> Result<Base, PublishError> {
+    match Base::open_for(&Layout::create(data.join("bases"))?, name, platform) {
+        Err(ImageError::NoTag { .. }) => {
+            Err(PublishError::NoBaseHere { name: name.into(), platform: platform.cloned().map(Box::new) })
+        }
+        opened => Ok(opened?),
+    }
+}
+
 /// The base that `layout` calls `name`, fetched from the registry's own bases if it is not here.
 ///
 /// So a machine that never built a base can build upon one, as long as somebody pushed a function with it.
@@ -65,7 +80,11 @@ pub(super) async fn open_base(
     };
     let tag = name.parse::<Tag>().map_err(|_| absent())?;
     let reference = Reference::by_tag(registry.host(), &home(), &tag);
-    let failed = |source| PublishError::Fetch { what: reference.to_string(), source: Box::new(source) };
+    let failed = |source| PublishError::NoBaseFetched {
+        name: name.into(),
+        what: reference.to_string(),
+        source: Box::new(source),
+    };
     let found = registry.head_manifest(&reference.repository, &tag).await.map_err(failed)?;
     let digest = found.ok_or_else(absent)?.digest;
     let by_digest = Reference { digest: Some(digest), ..reference.clone() };

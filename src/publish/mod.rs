@@ -32,7 +32,7 @@ pub use attach::{ArtifactType, Attachment, TITLE, attach};
 pub use base::Arrival;
 pub use content::Meter;
 pub use error::{Blame, PublishError};
-pub use fetch::fetch_base;
+pub use fetch::{base_here, fetch_base};
 pub use packages::{Packages, PackagesReport, Resolved};
 pub use published::Published;
 pub use workshop::{Order, Workshop};
@@ -200,7 +200,7 @@ pub fn build(job: &Job) -> Result<Vec<BuiltImage>, PublishError> {
 }
 
 fn build_one(job: &Job, platform: Option<&Platform>) -> Result<BuiltImage, PublishError> {
-    let base = Base::open_for(&Layout::open(job.data.join("bases"))?, &job.base, platform)?;
+    let base = base_here(&job.data, &job.base, platform)?;
     let source = Arc::new(Source::open(&job.source, &for_base(&job.from, &base))?);
     let mut packages = job.packages.clone();
     packages.options.max_unpacked = job.from.bounds.unpacked;
