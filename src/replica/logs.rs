@@ -1,6 +1,6 @@
 //! Reading what the log writers have written: all replicas of a function in the order of time.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -95,6 +95,12 @@ pub(super) fn prune(data_dir: &Path, name: &FunctionName, alive: impl Fn(&str) -
         let _ = fs::remove_file(rotated(&source.path));
         let _ = fs::remove_file(&source.path);
     }
+}
+
+/// The functions that have logs here.
+pub(super) fn functions(data_dir: &Path) -> HashSet<FunctionName> {
+    let folders = fs::read_dir(data_dir.join("logs")).into_iter().flatten().flatten();
+    folders.filter_map(|folder| folder.file_name().to_str()?.parse().ok()).collect()
 }
 
 pub(super) fn remove(data_dir: &Path, name: &FunctionName) {

@@ -1,14 +1,14 @@
 //! What has to be known of all functions, called or not: which are kept up without calls, which images are needed, which
-//! bases are in use. Read in pages, now and then, so that no number of functions fills the memory or delays a start.
+//! bases are in use, whose logs are nobody's. Read in pages, now and then, so that no number of functions fills the memory or delays a start.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Error;
 use super::image::FRESH;
 use super::table::Replicas;
+use super::{Error, logs};
 use crate::function::{FunctionRecord, NewVersion};
 use crate::oci::Digest;
 
@@ -78,10 +78,13 @@ impl Replicas {
         let gone = std::mem::take(&mut *self.survey.gone.lock().unwrap_or_else(PoisonError::into_inner));
         let pinned = self.starter.images.pinned().await?;
         let (mut needed, mut bases, mut after) = (HashSet::new(), BTreeMap::new(), None);
+        // Read before the records: who has a log by now had a record before.
+        let mut without_record = logs::functions(&self.starter.data_dir);
         let Some(store) = &self.store else { return Ok(()) };
         loop {
             let page = store.list(after.as_ref(), PAGE).await?;
             for record in page.records.iter().map(|stored| &stored.record) {
+                without_record.remove(&record.name);
                 needed.extend(digests(record).filter(|digest| pinned.contains(digest)));
                 if let Some((base, version)) = base_of(record)
                     && bases.len() < BASES
@@ -98,6 +101,10 @@ impl Replicas {
             }
             // Calls come first.
             tokio::task::yield_now().await;
+        }
+        // Deleted while this node was down.
+        for name in without_record {
+            logs::remove(&self.starter.data_dir, &name);
         }
         *self.survey.bases.lock().unwrap_or_else(PoisonError::into_inner) = bases;
         let images = &self.starter.images;

@@ -54,6 +54,9 @@ impl Replicas {
                 let mut leaving = replicas.leaving.lock().unwrap_or_else(PoisonError::into_inner);
                 leaving.retain(|_, gone| !gone.is_cancelled());
             });
+        } else {
+            // Nobody has called it of late; what it printed before is there all the same.
+            logs::remove(&self.starter.data_dir, name);
         }
         let gone = leaving.get(name).cloned();
         drop(leaving);
