@@ -287,15 +287,8 @@ impl Server {
     pub async fn run(self, shutdown: impl Future<Output = Ending>) -> Option<Listeners> {
         let stop = CancellationToken::new();
         let api = Arc::clone(&self.api);
-        // What an earlier server left undone; it needs the registry, and nothing waits for it.
-        let repair = tokio::spawn(async move {
-            match api.changes.cut_off(true).await {
-                Ok(found) => {
-                    found.iter().for_each(|found| tracing::info!(repaired = found.repaired, "{}", found.what))
-                }
-                Err(error) => tracing::warn!(%error, "the tags could not be repaired"),
-            }
-        });
+        // What an earlier server left undone, or this one while the registry was away. Nothing waits for it.
+        let repair = tokio::spawn(async move { api.changes.keep_finishing().await });
         let serving: Vec<_> = self
             .sockets
             .into_iter()

@@ -28,6 +28,9 @@ const PAGE: usize = 500;
 /// How long fetching and unpacking an image may take before whoever asked is told that it does.
 const PREPARATION: Duration = Duration::from_secs(300);
 
+/// Between two looks for tags that were not written.
+const FINISH_PAUSE: Duration = Duration::from_secs(5);
+
 /// What makes, switches and deletes versions.
 pub struct Changes {
     store: Arc<dyn FunctionStore>,
@@ -335,6 +338,24 @@ impl Changes {
             findings.push(Finding { what, repaired: repair && warnings.is_empty() });
         }
         Ok(findings)
+    }
+
+    /// Writes the tags that were not written, as soon as the registry takes them.
+    pub async fn keep_finishing(&self) {
+        loop {
+            match self.cut_off(true).await {
+                Ok(found) => found.iter().for_each(|Finding { what, repaired }| match repaired {
+                    true => tracing::info!("{what}; they are written now"),
+                    // Whoever made the change was told.
+                    false => tracing::debug!("{what}"),
+                }),
+                Err(error) => tracing::warn!(%error, "the tags could not be repaired"),
+            }
+            tokio::time::sleep(FINISH_PAUSE).await;
+            while self.unfinished.names().is_empty() {
+                tokio::time::sleep(FINISH_PAUSE).await;
+            }
+        }
     }
 
     /// `false` if someone else was faster.

@@ -33,8 +33,9 @@ pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> 
     Ok(Outcome::Success)
 }
 
-/// What became of a change of settings.
+/// What became of a change that made another version the current one.
 pub fn print(pushed: &Pushed, output: OutputFormat, printer: &Printer) -> anyhow::Result<()> {
+    pushed.warnings.iter().for_each(|warning| printer.warning(warning));
     match output {
         OutputFormat::Json => printer.json(pushed)?,
         OutputFormat::Text if pushed.unchanged => {

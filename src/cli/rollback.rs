@@ -28,9 +28,6 @@ pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> 
     let path = format!("/v1/functions/{}/rollback", arguments.name);
     let body = Selected { version: arguments.to };
     let pushed: Pushed = block_on(server.call(Method::POST, &path, Some(&body)))?;
-    match arguments.output {
-        OutputFormat::Json => printer.json(&pushed)?,
-        OutputFormat::Text => printer.data(format!("{} is at version {}", pushed.name, pushed.version)),
-    }
+    super::config::print(&pushed, arguments.output, printer)?;
     Ok(Outcome::Success)
 }

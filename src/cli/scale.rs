@@ -52,6 +52,8 @@ pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> 
     let Described { settings, replicas, .. } = described;
     match arguments.output {
         OutputFormat::Json => {
+            let warnings = pushed.iter().flat_map(|pushed| &pushed.warnings);
+            warnings.for_each(|warning| printer.warning(warning));
             let (min_scale, max_scale) = (settings.min_scale, settings.max_scale);
             printer.json(&Scaled { pushed, min_scale, max_scale, replicas })?;
         }

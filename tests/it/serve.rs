@@ -151,6 +151,53 @@ fn commands_run_inside_and_logs_are_followed() {
 }
 
 #[test]
+fn logs_of_a_function_that_nobody_calls_any_more_go_with_it() {
+    let mut server = FnbuildServer::start_with(&["--idle-time", "1s"]);
+    let talks = "def run():\n    print('heard')\n";
+    let logs = |server: &FnbuildServer| run(server.command().args(["logs", "talker"]));
+    let idle = |server: &FnbuildServer| {
+        assert_eq!(server.call("talker", &json!({})).0, 200);
+        wait_until("its line", Duration::from_secs(30), || logs(server).contains("heard"));
+        wait_until("no replica", Duration::from_secs(60), || {
+            told(server, &["describe", "talker"])["replicas"] == json!([])
+        });
+    };
+    push(&server, "talker", talks, &[]);
+    idle(&server);
+    server.stop();
+    // Nothing is in memory of it: as after an idle time.
+    server.start_again();
+    run(server.command().args(["delete", "talker"]));
+    push(&server, "talker", talks, &[]);
+    assert_eq!(logs(&server), "");
+
+    // Those of one whose record went while no server ran.
+    idle(&server);
+    server.stop();
+    let folder = server.data_dir().join("logs");
+    std::fs::rename(folder.join("talker"), folder.join("deleted-meanwhile")).unwrap();
+    server.start_again();
+    wait_until("nobody's logs to be gone", Duration::from_secs(30), || {
+        !folder.join("deleted-meanwhile").exists()
+    });
+}
+
+#[test]
+fn tags_that_could_not_be_written_are_written_when_the_registry_is_back() {
+    let server = FnbuildServer::start();
+    push(&server, "add", "def run():\n    return 1\n", &[]);
+    server.registry().kill();
+    // The same image with other settings needs nothing of the registry but its tags.
+    let changed = server.command().args(["config", "add", "-e", "A=B"]).output().unwrap();
+    let warned = String::from_utf8(changed.stderr).unwrap();
+    assert!(changed.status.success() && warned.contains("do not say version 2 yet"), "{warned}");
+    server.registry().start_again();
+    wait_until("the tag of version 2", Duration::from_secs(60), || {
+        server.registry().status_of("fn/add", "2") == "200"
+    });
+}
+
+#[test]
 fn a_killed_server_comes_back_with_its_records_and_its_replicas() {
     let mut server = FnbuildServer::start();
     run(server.command().args(["push", ADD]));
