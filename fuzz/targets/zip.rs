@@ -18,7 +18,8 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(source) => Arc::new(source),
         Err(error) => {
             let said = format!("{error} {}", error.hint().unwrap_or_default());
-            assert!(!said.contains(char::is_control), "{said:?}");
+            // A syntax error shows its line on a line of its own.
+            assert!(!said.contains(|c: char| c.is_control() && c != '\n'), "{said:?}");
             return;
         }
     };
