@@ -3,14 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anyhow::Context;
 use futures_util::StreamExt;
+use http::Method;
 use serde::Serialize;
 
-use crate::api::{Pushed, Status};
+use crate::api::{Pushed, Removed, ScheduleList, Status};
 use crate::dependencies::Cancel;
 use crate::function::FunctionName;
-use crate::project::{Planned, Project};
+use crate::project::{Planned, PlannedSchedule, Project};
 use crate::publish::{self, Blame, Job, Meter, Packages, PublishError, PushedImage};
+use crate::queue::{NewSchedule, ScheduleState};
 use crate::registry::Registry;
 use crate::{base, image, source};
 
@@ -64,6 +67,11 @@ pub fn run(arguments: &Arguments, common: &Common, printer: &Printer) -> anyhow:
     let file = arguments.file.clone().map_or_else(|| Project::find(Path::new("")), Ok)?;
     let project = Project::open(&file)?.only(&arguments.names)?;
     project.warnings.iter().for_each(|warning| printer.warning(warning));
+    // What the server would refuse is refused before anything is built.
+    for planned in &project.functions {
+        let checked = schedules(planned).iter().flatten().try_for_each(NewSchedule::check);
+        checked.with_context(|| planned.name.to_string())?;
+    }
     let data = common.data_dir()?;
     let registry = arguments.registry.open(&data)?;
     let mut reports = block_on(async {
@@ -99,7 +107,7 @@ async fn deploy(
     server: &ServerArguments,
     printer: &Printer,
 ) -> anyhow::Result<Pushed> {
-    let name = planned.name;
+    let (schedules, name) = (schedules(&planned), planned.name);
     let job = Job {
         source: planned.source,
         from: source::Options { entry: planned.entry, ..source::Options::default() },
@@ -114,7 +122,37 @@ async fn deploy(
     let pushed = push(registry, &job).await?;
     pushed.packages.iter().for_each(|packages| report::explain_packages(packages, printer));
     let request = tell::version(&job, &pushed, planned.settings);
-    tell::tell(server, &name, registry.host(), &request).await
+    let pushed = tell::tell(server, &name, registry.host(), &request).await?;
+    if let Some(schedules) = schedules {
+        keep_schedules(&Server::new(server)?, &name, schedules).await.context("the schedules")?;
+    }
+    Ok(pushed)
+}
+
+fn schedules(planned: &Planned) -> Option<Vec<NewSchedule>> {
+    let all = planned.schedules.clone()?.into_iter();
+    let new = |PlannedSchedule { pattern: cron, time_zone, data }| NewSchedule { cron, time_zone, data };
+    Some(all.map(new).collect())
+}
+
+/// Makes these the function's schedules, and no others. Those that are there already stay, with the tick they are at.
+async fn keep_schedules(
+    server: &Server,
+    name: &FunctionName,
+    schedules: Vec<NewSchedule>,
+) -> anyhow::Result<()> {
+    let mut kept = Vec::new();
+    for schedule in schedules {
+        let path = format!("/v1/functions/{name}/schedules");
+        let state: ScheduleState = server.call(Method::POST, &path, Some(&schedule)).await?;
+        kept.push(state.id);
+    }
+    let there: ScheduleList = server.get(&format!("/v1/schedules?function={name}")).await?;
+    for other in there.schedules.iter().filter(|other| !kept.contains(&other.id)) {
+        let path = format!("/v1/schedules/{}", other.id);
+        let _: Removed = server.call(Method::DELETE, &path, None::<&()>).await?;
+    }
+    Ok(())
 }
 
 /// Several first pushes at once bring the same base, and some registries lose sight of a blob that two have brought for a

@@ -40,6 +40,17 @@ pub struct Planned {
     pub base: Option<String>,
     /// All of them: what the file does not name is as fnbuild has it.
     pub settings: SettingsPatch,
+    /// All of them; `None`: the file says nothing of any.
+    pub schedules: Option<Vec<PlannedSchedule>>,
+}
+
+/// When a function is called by itself, as `fnbuild schedule` is told.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PlannedSchedule {
+    pub pattern: String,
+    pub time_zone: String,
+    /// JSON.
+    pub data: String,
 }
 
 impl Project {

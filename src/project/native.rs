@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::text::{self, Text};
-use super::{Planned, Project, ProjectError};
+use super::{Planned, PlannedSchedule, Project, ProjectError};
 use crate::function::{AsyncPatch, EntryPoint, FunctionName, Memory, Settings, SettingsPatch};
 
 #[derive(Deserialize)]
@@ -48,6 +48,23 @@ struct Table {
     async_attempts: Option<u32>,
     #[serde(default, deserialize_with = "text::time")]
     async_max_age: Option<u64>,
+    /// Where it is not given: those that there are stay as they are.
+    schedule: Option<Vec<Schedule>>,
+}
+
+/// The arguments of `fnbuild schedule`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Schedule {
+    pattern: String,
+    #[serde(default = "utc")]
+    time_zone: String,
+    #[serde(default)]
+    data: serde_json::Map<String, serde_json::Value>,
+}
+
+fn utc() -> String {
+    "UTC".into()
 }
 
 pub(super) fn read(text: &str, path: &Path, folder: &Path) -> Result<Project, ProjectError> {
@@ -83,7 +100,23 @@ impl Table {
         };
         let source = folder.join(self.source.unwrap_or_else(|| name.as_str().into()));
         let requirements = self.requirements.map(|list| folder.join(list));
-        checked(Planned { name, source, entry: self.entry, requirements, base: self.base, settings })
+        let schedules = self.schedule.map(|all| all.into_iter().map(Schedule::planned).collect());
+        checked(Planned {
+            name,
+            source,
+            entry: self.entry,
+            requirements,
+            base: self.base,
+            settings,
+            schedules,
+        })
+    }
+}
+
+impl Schedule {
+    fn planned(self) -> PlannedSchedule {
+        let data = serde_json::Value::Object(self.data).to_string();
+        PlannedSchedule { pattern: self.pattern, time_zone: self.time_zone, data }
     }
 }
 
@@ -129,6 +162,14 @@ mod tests {
             max-scale = 3
             async-attempts = 2
             async-max-age = "10m"
+
+            [[functions.mail.schedule]]
+            pattern = "@daily"
+
+            [[functions.mail.schedule]]
+            pattern = "0 9 * * MON-FRI"
+            time-zone = "Europe/Berlin"
+            data = { to = "me", copies = 2 }
         "#)
         .unwrap();
         let [add, mail] = project.functions.as_slice() else { panic!("{project:?}") };
@@ -144,6 +185,14 @@ mod tests {
         assert_eq!((settings.memory.0, settings.cpu_millis, settings.timeout_ms), (512 << 20, 500, 90_000));
         assert_eq!((settings.concurrency, settings.min_scale, settings.max_scale), (2, 1, 3));
         assert_eq!((settings.asynchronous.attempts, settings.asynchronous.max_age_ms), (2, 600_000));
+        let schedule = |pattern: &str, time_zone: &str, data: &str| PlannedSchedule {
+            pattern: pattern.into(),
+            time_zone: time_zone.into(),
+            data: data.into(),
+        };
+        let weekdays = schedule("0 9 * * MON-FRI", "Europe/Berlin", r#"{"copies":2,"to":"me"}"#);
+        assert_eq!(mail.schedules, Some(vec![schedule("@daily", "UTC", "{}"), weekdays]));
+        assert_eq!(add.schedules, None);
         assert_eq!((settings.labels["team"].as_str(), settings.secrets.len()), ("web", 1));
     }
 
@@ -155,6 +204,7 @@ mod tests {
             ("[functions.Add]", "\"Add\""),
             ("[functions.add]\ncpu = \"much\"", "much"),
             ("[functions.add]\nmin-scale = 3\nmax-scale = 2", "add: "),
+            ("[[functions.add.schedule]]\npattern = \"@daily\"\nzone = \"UTC\"", "zone"),
             ("[functions.add]\nenv = { A = [] }", "expected text or a number"),
         ] {
             let error = of(text).unwrap_err().to_string();

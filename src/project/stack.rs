@@ -158,7 +158,8 @@ impl Function {
             ..SettingsPatch::default()
         };
         let source = folder.join(handler);
-        checked(Planned { name, source, entry: None, requirements: None, base: None, settings })
+        let (entry, requirements, base, schedules) = (None, None, None, None);
+        checked(Planned { name, source, entry, requirements, base, settings, schedules })
     }
 }
 

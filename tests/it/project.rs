@@ -109,6 +109,52 @@ fn a_project_is_deployed_with_its_settings_and_one_that_fails_stops_no_other() {
 }
 
 #[test]
+fn the_schedules_that_the_file_names_are_those_that_there_are() {
+    let server = FnbuildServer::start();
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder.path().join("mail/func.py"), "def run(to=None):\n    return to\n");
+    let file = folder.path().join("fnbuild.toml");
+    let up = |schedules: &str| {
+        write(&file, &format!("[functions.mail]\n{schedules}"));
+        run(server.command().arg("up").current_dir(folder.path()))
+    };
+    let schedules = || -> Vec<[String; 4]> {
+        let told = run(server.command().args(["schedule", "list", "mail", "-o", "json"]));
+        let told: Vec<Value> = serde_json::from_str(&told).unwrap();
+        let text = |schedule: &Value, key: &str| schedule[key].as_str().unwrap().to_string();
+        let row = |schedule: &Value| ["cron", "timeZone", "data", "id"].map(|key| text(schedule, key));
+        let mut all: Vec<_> = told.iter().map(row).collect();
+        all.sort();
+        all
+    };
+    const DAILY: &str = "[[functions.mail.schedule]]\npattern = \"@daily\"\n";
+    let berlin = "[[functions.mail.schedule]]\npattern = \"0 9 * * 1-5\"\ntime-zone = \"Europe/Berlin\"\n\
+                  data = { to = \"me\" }\n";
+    up(&format!("{DAILY}{berlin}"));
+    let first = schedules();
+    assert_eq!(first[0][..3], ["0 9 * * 1-5", "Europe/Berlin", r#"{"to":"me"}"#]);
+    assert_eq!(first[1][..3], ["@daily", "UTC", "{}"]);
+
+    // One is gone, the other the same one as before; what is made by hand goes too.
+    run(server.command().args(["schedule", "mail", "@hourly"]));
+    let told = up(DAILY);
+    assert!(told.contains("mail: version 1 (unchanged)"), "{told}");
+    assert_eq!(schedules(), [first[1].clone()]);
+
+    // A file that says nothing of schedules leaves them alone; one that says none has none.
+    run(server.command().args(["schedule", "mail", "@hourly"]));
+    up("");
+    assert_eq!(schedules().len(), 2);
+    up("schedule = []");
+    assert!(schedules().is_empty());
+
+    // What is no pattern is refused before anything is built.
+    write(&file, "[functions.mail]\nschedule = [{ pattern = \"often\" }]\n");
+    let stderr = run_failing(server.command().arg("up").current_dir(folder.path()), 1);
+    assert!(stderr.contains("mail: ") && stderr.contains("often"), "{stderr}");
+}
+
+#[test]
 fn a_stack_of_openfaas_is_deployed() {
     let server = FnbuildServer::start();
     let folder = tempfile::tempdir().unwrap();

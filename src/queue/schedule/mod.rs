@@ -48,6 +48,18 @@ fn nothing() -> String {
     "{}".into()
 }
 
+impl NewSchedule {
+    /// Whether a server would take it.
+    pub fn check(&self) -> Result<(), QueueError> {
+        Pattern::new(&self.cron, &self.time_zone)?;
+        let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&self.data).is_ok();
+        if self.data.len() > LARGEST_DATA || !is_json {
+            return Err(QueueError::Data { limit: LARGEST_DATA });
+        }
+        Ok(())
+    }
+}
+
 /// A schedule as it is kept.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -128,11 +140,7 @@ impl Schedules {
         name: &FunctionName,
         new: NewSchedule,
     ) -> Result<(ScheduleState, bool), QueueError> {
-        Pattern::new(&new.cron, &new.time_zone)?;
-        if new.data.len() > LARGEST_DATA || serde_json::from_str::<serde::de::IgnoredAny>(&new.data).is_err()
-        {
-            return Err(QueueError::Data { limit: LARGEST_DATA });
-        }
+        new.check()?;
         if self.store.get(name).await?.is_none() {
             return Err(QueueError::NoFunction { name: name.clone() });
         }
