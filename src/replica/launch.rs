@@ -105,6 +105,8 @@ impl Replicas {
     ) {
         let Figures { starts_from_pool, starts_of_containers, .. } = self.figures();
         let made_of = if timing.create.is_zero() { starts_from_pool } else { starts_of_containers };
+        // Its base may be one that nobody used before.
+        self.pool.wake();
         made_of.add(timing.prepare + timing.create + timing.boot);
         tracing::info!(replica = %replica.id, address = %replica.address, ?timing, "replica started");
         self.watch(replica.clone(), revision.clone(), Some(place));

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use super::image::{Base, Unpacked};
 use super::revision::Revision;
@@ -41,14 +41,29 @@ pub(super) struct Pool {
 struct Shelf {
     base: Arc<Base>,
     waiting: VecDeque<Warm>,
+    coming: Coming,
     /// Starts that failed in a row.
     failures: u32,
     not_before: Instant,
 }
 
+/// The container of a base that is being started.
+enum Coming {
+    Nothing,
+    /// For whoever asks first.
+    Unclaimed,
+    /// For a replica that found none waiting. Another start beside this one would only make both slower.
+    Claimed(oneshot::Sender<Warm>),
+}
+
 impl Shelf {
     fn new(base: Arc<Base>) -> Self {
-        Self { base, waiting: VecDeque::new(), failures: 0, not_before: Instant::now() }
+        let (waiting, coming, not_before) = (VecDeque::new(), Coming::Nothing, Instant::now());
+        Self { base, waiting, coming, failures: 0, not_before }
+    }
+
+    fn arrived(&mut self) -> Coming {
+        std::mem::replace(&mut self.coming, Coming::Nothing)
     }
 }
 
@@ -66,6 +81,23 @@ impl Pool {
         let warm = self.lock().get_mut(key)?.waiting.pop_front();
         self.taken.notify_one();
         warm
+    }
+
+    /// The one that is being started, where nobody else waits for it. It never comes if that fails.
+    fn claim(&self, key: &Digest) -> Option<oneshot::Receiver<Warm>> {
+        let mut shelves = self.lock();
+        let shelf = shelves.get_mut(key)?;
+        if !matches!(shelf.coming, Coming::Unclaimed) {
+            return None;
+        }
+        let (sender, coming) = oneshot::channel();
+        shelf.coming = Coming::Claimed(sender);
+        Some(coming)
+    }
+
+    /// There is, or may be, something to do.
+    pub fn wake(&self) {
+        self.taken.notify_one();
     }
 
     pub fn waiting(&self) -> usize {
@@ -98,12 +130,22 @@ impl Pool {
         shelves.values().filter(short).min_by_key(|shelf| shelf.waiting.len()).map(|shelf| shelf.base.clone())
     }
 
+    fn begin(&self, base: &Base) {
+        if let Some(shelf) = self.lock().get_mut(&base.key) {
+            shelf.coming = Coming::Unclaimed;
+        }
+    }
+
     /// Takes in one that was started; gives it back if its base is kept warm no more.
     fn put(&self, base: &Base, warm: Warm) -> Option<Warm> {
         match self.lock().get_mut(&base.key) {
             Some(shelf) => {
                 shelf.failures = 0;
-                shelf.waiting.push_back(warm);
+                let left = match shelf.arrived() {
+                    Coming::Claimed(sender) => sender.send(warm).err(),
+                    Coming::Unclaimed | Coming::Nothing => Some(warm),
+                };
+                shelf.waiting.extend(left);
                 None
             }
             None => Some(warm),
@@ -113,6 +155,7 @@ impl Pool {
     /// A start has failed: the next comes after a pause that doubles.
     fn failed(&self, base: &Base) {
         if let Some(shelf) = self.lock().get_mut(&base.key) {
+            shelf.arrived();
             let pause = Duration::from_secs(1 << shelf.failures.min(10)).min(MAX_PAUSE);
             shelf.failures += 1;
             shelf.not_before = Instant::now() + pause;
@@ -147,7 +190,13 @@ impl Replicas {
         let queue = asked.elapsed();
         loop {
             let secrets = self.starter.secrets(&version.settings).await.ok()?;
-            let warm = self.pool.take(&code.base.key)?;
+            let warm = match self.pool.take(&code.base.key) {
+                Some(warm) => warm,
+                None => {
+                    let coming = self.pool.claim(&code.base.key)?;
+                    self.stopping.run_until_cancelled(coming).await?.ok()?
+                }
+            };
             let id = warm.id.clone();
             match self.starter.hand_over(warm, revision, (&image, code), secrets).await {
                 Ok((replica, timing)) => {
@@ -230,6 +279,7 @@ impl Replicas {
     async fn fill(self: &Arc<Self>, base: &Base) {
         let id = format!("pool-{:08x}", getrandom::u32().unwrap_or_default());
         self.owned().insert(id.clone());
+        self.pool.begin(base);
         let started = tokio::select! {
             started = self.starter.warm(base, &id) => started,
             () = self.stopping.cancelled() => Err(Error::Stopping),

@@ -10,7 +10,7 @@ use std::{fs, thread};
 use serde_json::{Value, json};
 
 use crate::registry_kit::program;
-use crate::support::server::FnbuildServer;
+use crate::support::server::{FnbuildServer, containerd};
 use crate::support::{run, wait_until};
 
 const NAME: &str = "function_name=div.openfaas-fn";
@@ -194,6 +194,32 @@ fn what_dies_and_what_does_not_start_are_counted() {
     run(server.command().arg("push").arg(&file).args(["--name", "never"]));
     assert_eq!(server.call("never", &json!({})).0, 503);
     assert!(scrape(&server).get("fnbuild_failed_starts_total") >= 1.0);
+}
+
+#[test]
+fn a_start_takes_the_container_of_the_pool_that_is_on_its_way() {
+    let server = FnbuildServer::start_with(&["--pool", "1"]);
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["one", "two"] {
+        let file = folder.path().join(format!("{name}.py"));
+        fs::write(&file, "def run():\n    return 1\n").unwrap();
+        run(server.command().arg("push").arg(&file));
+    }
+    assert_eq!(server.call("one", &json!({})).0, 200);
+    let before = scrape(&server);
+    let starts =
+        |scraped: &Scraped, from: &str| scraped.get(&format!("fnbuild_cold_starts_total{{from={from}}}"));
+    let containers = || {
+        let mut ctr = Command::new("ctr");
+        ctr.args(["--address", &containerd().display().to_string(), "--namespace", server.namespace()]);
+        run(ctr.args(["containers", "ls", "-q"]))
+    };
+    // Not before it is there, but before it can be used: what the pool had, if anything, is the first one's now.
+    wait_until("a container for the pool", Duration::from_secs(60), || containers().lines().count() == 2);
+    assert_eq!(server.call("two", &json!({})).0, 200);
+    let after = scrape(&server);
+    assert_eq!(starts(&after, "container"), starts(&before, "container"));
+    assert_eq!(starts(&after, "pool"), starts(&before, "pool") + 1.0);
 }
 
 /// Every name in a PromQL expression that could be a metric's.
