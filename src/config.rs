@@ -7,6 +7,7 @@ mod calls;
 mod data_folder;
 mod etcd;
 mod local;
+mod traces;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -14,11 +15,13 @@ use std::time::Duration;
 
 use crate::function::parse_duration as duration;
 use crate::network::{Egress, Subnet};
+use crate::telemetry::trace::TraceSettings;
 
 pub use access::{AccessArguments, AccessConfig, AuthMode, TlsFiles};
 pub use calls::{QueueArguments, QueueSettings};
 pub use data_folder::{DataFolder, DataFolderError};
 pub use etcd::EtcdArguments;
+pub use traces::TraceArguments;
 
 /// Where the registry is that comes with the server.
 const EMBEDDED_REGISTRY: &str = "localhost:5000";
@@ -131,6 +134,8 @@ pub struct ConfigArguments {
     max_response_body: u64,
     #[command(flatten)]
     calls: QueueArguments,
+    #[command(flatten)]
+    traces: TraceArguments,
 }
 
 /// A configuration that makes sense.
@@ -168,6 +173,8 @@ pub struct Config {
     pub max_response_body: u64,
     /// Asynchronous ones.
     pub calls: QueueSettings,
+    /// Nobody wants any unless it is said.
+    pub traces: Option<TraceSettings>,
 }
 
 #[derive(Clone, Debug)]
@@ -217,6 +224,8 @@ pub enum ConfigError {
     Environment { what: String },
     #[error("--dns {address} is a loopback address, which means something else inside a container")]
     LoopbackDns { address: Ipv4Addr },
+    #[error("{flag} {value:?}: expected {what}")]
+    Traces { flag: &'static str, value: String, what: &'static str },
 }
 
 impl ConfigArguments {
@@ -286,6 +295,7 @@ impl ConfigArguments {
             max_request_body: self.max_request_body,
             max_response_body: self.max_response_body,
             calls: self.calls.into(),
+            traces: self.traces.check()?,
         })
     }
 }

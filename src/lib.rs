@@ -10,7 +10,7 @@
 //! | 7 | [`serve`], [`config`] | the validated configuration; assembles the rooms, stops them in order | all but `cli` |
 //! | 6 | [`api`] | the management REST API | `auth`, `cluster`, `publish`, `queue`, `replica`, `secrets`, `store`, `telemetry`, `function`, `oci` |
 //! | 6 | [`queue`] | asynchronous calls and schedules | `cluster`, `gateway`, `store`, `telemetry`, `function` |
-//! | 5 | [`gateway`] | the HTTP trigger: route, wait for a replica, proxy | `replica`, `function` |
+//! | 5 | [`gateway`] | the HTTP trigger: route, wait for a replica, proxy | `replica`, `telemetry`, `function` |
 //! | 5 | [`registry_server`] | the embedded OCI registry | `oci` |
 //! | 4 | [`publish`] | the one way from a source to a pushed image | `base`, `dependencies`, `registry`, `image`, `source`, `telemetry`, `function`, `oci` |
 //! | 4 | [`replica`] | from a record to an answering address | `cluster`, `containerd`, `network`, `registry`, `secrets`, `store`, `telemetry`, `function`, `oci` |
@@ -27,7 +27,7 @@
 //! | 2 | [`image`] | layers, splice, build, OCI layout, docker archive. Synchronous, no network, no clock | `source`, `oci` |
 //! | 1 | [`project`] | a new function's files; `fnbuild.toml` and `stack.yml` | `function` |
 //! | 1 | [`source`] | what the user hands in, made safe: zip, `.py`, folder → `Source` | `function`, `oci` |
-//! | 1 | [`telemetry`] | what a server tells of itself in numbers | |
+//! | 1 | [`telemetry`] | what a server tells of itself: numbers, traces | |
 //! | 0 | [`function`] | names, settings, records, versions: plain data | `oci` |
 //! | 0 | [`oci`] | digest, reference, descriptor, manifest, config: plain data, sorted maps | |
 //!

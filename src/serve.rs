@@ -34,6 +34,7 @@ use crate::secrets::{SecretError, SecretKey, Secrets};
 use crate::source;
 use crate::store::{EtcdStore, FunctionStore, SledStore, StoreError};
 use crate::telemetry::Figures;
+use crate::telemetry::trace::{Exporter, TraceError, Tracer};
 use embedded::Embedded;
 use gate::Gate;
 pub use listeners::Listeners;
@@ -62,6 +63,8 @@ pub enum ServeError {
     Replicas(#[from] replica::Error),
     #[error(transparent)]
     Registry(#[from] registry::Error),
+    #[error(transparent)]
+    Traces(#[from] TraceError),
     #[error("cannot listen on {address}")]
     Listen {
         address: SocketAddr,
@@ -106,7 +109,7 @@ impl ServeError {
             Self::RegistryPort { .. } => {
                 Some("free that port, or name a registry with --registry HOST[:PORT]".into())
             }
-            Self::Config(_) | Self::Tls(_) | Self::System { .. } => None,
+            Self::Config(_) | Self::Tls(_) | Self::Traces(_) | Self::System { .. } => None,
         }
     }
 }
@@ -137,6 +140,8 @@ pub struct Server {
     notes: Vec<String>,
     ticker: Ticker,
     dispatcher: Dispatcher,
+    /// Where somebody wants traces.
+    exporter: Option<Exporter>,
     /// Where there are other nodes.
     member: Option<Member>,
     /// Given back last.
@@ -164,6 +169,8 @@ impl Server {
         let secrets = Arc::new(Secrets::new(Arc::clone(&store), key));
         let cluster = Cluster::alone(id.as_str());
         let figures = Arc::<Figures>::default();
+        let traces = config.traces.clone().map(|settings| Tracer::start(settings, Arc::clone(&figures)));
+        let (tracer, exporter) = traces.transpose()?.unzip();
         let mut settings = ReplicaConfig {
             store: Some(Arc::clone(&store)),
             cluster: Arc::clone(&cluster),
@@ -208,7 +215,7 @@ impl Server {
             replicas: Arc::clone(&replicas),
             cluster: Arc::clone(&cluster),
             published,
-            workshop: workshop(&config, registry, Arc::clone(&figures)),
+            workshop: workshop(&config, registry, Arc::clone(&figures)).with_tracer(tracer.clone()),
             figures,
             registry_figures: embedded.as_mut().and_then(Embedded::take_figures),
             about: About {
@@ -228,7 +235,7 @@ impl Server {
         };
         let (gate, workers) = (Arc::new(gate), Workers::start());
         let gateway = Gateway::new(Arc::clone(&replicas), limits, &workers);
-        let gateway = Arc::new(gateway.with_door(Arc::clone(&gate) as _));
+        let gateway = Arc::new(gateway.with_door(Arc::clone(&gate) as _).with_tracer(tracer));
         let router = Arc::new(Router::new(Arc::clone(&gateway), Arc::clone(&api), gate));
         let sockets = listeners.serving();
         let sockets = sockets.map_err(|source| ServeError::System { step: "serve its listeners", source })?;
@@ -247,6 +254,7 @@ impl Server {
             notes,
             ticker,
             dispatcher,
+            exporter,
             member,
             _folder: folder,
         })
@@ -338,6 +346,9 @@ impl Server {
             member.stop().await;
         }
         self.replicas.stop().await;
+        if let Some(exporter) = self.exporter {
+            exporter.stop().await;
+        }
         if let Some(embedded) = self.embedded {
             embedded.stop().await;
         }

@@ -25,6 +25,7 @@ use super::functions::detached;
 use super::{Api, ApiError, Pushed};
 use crate::function::{EntryPoint, FunctionName, SettingsPatch};
 use crate::publish::{Order, lock_beside};
+use crate::telemetry::trace::Context;
 
 /// The header that carries changes to the settings, as JSON.
 pub const SETTINGS_HEADER: &str = "x-fnbuild-settings";
@@ -94,13 +95,14 @@ pub async fn upload(
     let entry = entry.map_err(|error| ApiError::Request { what: format!("entry: {error}") })?;
     let settings = settings(request.headers())?;
     let author = request.headers().get(AUTHOR_HEADER).and_then(|who| Some(who.to_str().ok()?.to_string()));
+    let context = Context::of(request.headers());
     let module = about.filename.as_deref().map(module_file).transpose()?;
     let said = said_form(request.headers());
     let lists = Lists::of(request.headers())?;
     let (folder, source) = api.spool(said, module, request).await?;
     let requirements = lists.keep(&folder, &source)?;
     let (base, no_deps) = (about.base, about.no_deps);
-    let order = Order { source, entry, base, requirements, no_deps, settings, author };
+    let order = Order { source, entry, base, requirements, no_deps, settings, author, context };
     detached(async move {
         let request = api.workshop.make(&name, order).await?;
         drop(folder);

@@ -28,6 +28,7 @@ impl Config {
         config.listen = vec![listen];
         config.registry.embedded = Some(0);
         config.drain = DRAIN;
+        config.traces = None;
         Ok(config)
     }
 }

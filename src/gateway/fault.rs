@@ -129,6 +129,11 @@ impl Fault {
         self.describe().0
     }
 
+    /// As `errorType` has it.
+    pub fn kind(&self) -> &'static str {
+        self.describe().1
+    }
+
     /// The answer that tells it.
     pub fn answer<L>(&self, call: &HeaderValue) -> Response<AnswerBody<L>> {
         let (status, kind, whose) = self.describe();

@@ -20,6 +20,7 @@ mod replicas;
 mod route;
 mod timing;
 mod tls;
+mod trace;
 mod upgrade;
 mod workers;
 

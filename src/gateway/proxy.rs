@@ -14,12 +14,14 @@ use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 
 use crate::function::Target;
+use crate::telemetry::trace::Tracer;
 
 use super::body::{Held, RequestBody};
 use super::fault::Fault;
 use super::link::Link;
 use super::pool::Pools;
 use super::timing::CallTiming;
+use super::trace::{self, CallTrace};
 use super::{
     AnswerBody, Connection, Doorkeeper, Lease, Limits, Reached, Replicas, Unavailable, Whose, Workers,
     headers, route, upgrade,
@@ -35,6 +37,8 @@ pub struct Gateway<R> {
     pools: Arc<[Pools]>,
     limits: Limits,
     door: Option<Arc<dyn Doorkeeper>>,
+    /// Where somebody wants traces.
+    tracer: Option<Arc<Tracer>>,
 }
 
 /// A call that somebody kept: its headers have been through [`headers::forward`] when it came in.
@@ -55,12 +59,12 @@ pub struct Delivered<L> {
 }
 
 /// What of a call is known before it has a replica.
-struct Call {
-    target: Target,
-    id: HeaderValue,
+pub struct Call {
+    pub target: Target,
+    pub id: HeaderValue,
     /// Where its token is to be seen by; `None` where that was done when the call came in.
-    peer: Option<IpAddr>,
-    started: Instant,
+    pub peer: Option<IpAddr>,
+    pub started: Instant,
     /// What it brought for the platform and not for the function.
     authorization: Option<HeaderValue>,
     /// The thread that it runs on.
@@ -71,6 +75,8 @@ struct Call {
     exceeded: Option<Arc<AtomicBool>>,
     /// It was counted as one that a replica has.
     begun: bool,
+    /// Where it is sampled.
+    trace: Option<Box<CallTrace>>,
 }
 
 impl<R: Replicas> Gateway<R> {
@@ -81,12 +87,17 @@ impl<R: Replicas> Gateway<R> {
         let swept = Arc::downgrade(&pools);
         tokio::spawn(Pools::sweep(swept.clone(), workers.count()));
         workers.run_on_each(move |worker| Pools::sweep(swept.clone(), worker));
-        Self { replicas, pools, limits, door: None }
+        Self { replicas, pools, limits, door: None, tracer: None }
     }
 
     /// With somebody who lets calls in. Without, functions that need a token are called by nobody.
     pub fn with_door(self, door: Arc<dyn Doorkeeper>) -> Self {
         Self { door: Some(door), ..self }
+    }
+
+    /// With somebody who takes traces of calls.
+    pub fn with_tracer(self, tracer: Option<Arc<Tracer>>) -> Self {
+        Self { tracer, ..self }
     }
 
     /// Answers one call. Every way this can go wrong is an answer too.
@@ -122,6 +133,7 @@ impl<R: Replicas> Gateway<R> {
             upgrade: None,
             exceeded: None,
             begun: false,
+            trace: None,
         };
         let (reached, mut response) = match self.pass(&mut call, request).await {
             Ok(response) => (Reached::Function, response),
@@ -161,8 +173,9 @@ impl<R: Replicas> Gateway<R> {
         parts.version = Version::HTTP_11;
         let (body, exceeded) = RequestBody::new(body, limit);
         let (peer, worker) = (Some(from.peer.ip()), from.worker);
+        let (begun, trace) = (false, None);
         let mut call =
-            Call { target, id, peer, started, authorization, worker, upgrade, exceeded, begun: false };
+            Call { target, id, peer, started, authorization, worker, upgrade, exceeded, begun, trace };
         let passed = self.pass(&mut call, outgoing(parts, body)).await;
         if let Err(fault) = &passed {
             self.refused(&call, fault);
@@ -170,8 +183,22 @@ impl<R: Replicas> Gateway<R> {
         passed
     }
 
-    /// Tries replicas until one has taken the request; from its first byte on there is no second try.
     async fn pass(
+        &self,
+        call: &mut Call,
+        mut request: Request<RequestBody>,
+    ) -> Result<Response<AnswerBody<R::Lease>>, Fault> {
+        let Some(tracer) = &self.tracer else { return self.send(call, request).await };
+        call.trace = trace::begin(tracer, call, &mut request);
+        let passed = self.send(call, request).await;
+        if let Some(trace) = call.trace.take() {
+            trace.end(&passed);
+        }
+        passed
+    }
+
+    /// Tries replicas until one has taken the request; from its first byte on there is no second try.
+    async fn send(
         &self,
         call: &mut Call,
         mut request: Request<RequestBody>,
@@ -191,6 +218,9 @@ impl<R: Replicas> Gateway<R> {
                 lease.begun();
             }
             let waited = call.started.elapsed();
+            if let Some(trace) = &mut call.trace {
+                trace.given(&lease);
+            }
             let pool = self.pools[call.worker % self.pools.len()].of(lease.replica());
             loop {
                 let kept = pool.take();

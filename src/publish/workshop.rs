@@ -12,12 +12,15 @@ use crate::image;
 use crate::registry::Registry;
 use crate::source::{self, Bounds};
 use crate::telemetry::Figures;
+use crate::telemetry::trace::{Clock, Context, Kind, Span, Tracer};
 
 /// More builds at once would only make each slower.
 const BUILDS: usize = 4;
 
 /// The parts of a build that the registry takes.
 const PUSH_STEPS: [&str; 2] = ["blobs", "manifest"];
+/// What is no part of a build, but all of it.
+const WHOLE: &str = "all";
 
 /// Where a server builds.
 pub struct Workshop {
@@ -28,6 +31,7 @@ pub struct Workshop {
     base: String,
     pub(super) builds: Semaphore,
     figures: Arc<Figures>,
+    tracer: Option<Arc<Tracer>>,
 }
 
 /// What was sent, and what was said with it.
@@ -43,6 +47,8 @@ pub struct Order {
     pub settings: SettingsPatch,
     /// Who asks for it.
     pub author: Option<String>,
+    /// The trace that it is a part of.
+    pub context: Option<Context>,
 }
 
 impl Workshop {
@@ -54,7 +60,12 @@ impl Workshop {
         base: String,
         figures: Arc<Figures>,
     ) -> Self {
-        Self { registry, data, bounds, base, builds: Semaphore::new(BUILDS), figures }
+        Self { registry, data, bounds, base, builds: Semaphore::new(BUILDS), figures, tracer: None }
+    }
+
+    /// With somebody who takes traces of builds.
+    pub fn with_tracer(self, tracer: Option<Arc<Tracer>>) -> Self {
+        Self { tracer, ..self }
     }
 
     /// In bytes.
@@ -80,9 +91,10 @@ impl Workshop {
             options: image::Options { name: Some(name.to_string()), ..image::Options::default() },
             tags: Vec::new(),
         };
-        let began = Instant::now();
+        let (began, clock) = (Instant::now(), Clock::start());
         let pushed = publish(&self.registry, &job, &Arc::new(Meter::default())).await;
         self.count(&pushed, began.elapsed());
+        self.trace(name, order.context, (clock, began), &pushed);
         let pushed = pushed?;
         Ok(VersionRequest {
             repository: job.repository,
@@ -95,6 +107,44 @@ impl Workshop {
             settings: order.settings,
             author: order.author,
         })
+    }
+
+    /// The steps of a build come one after the other.
+    fn trace(
+        &self,
+        name: &FunctionName,
+        parent: Option<Context>,
+        (clock, began): (Clock, Instant),
+        made: &Result<PushedImage, PublishError>,
+    ) {
+        let Some(tracer) = &self.tracer else { return };
+        let context = tracer.begin(parent.as_ref());
+        if !context.is_sampled() {
+            return;
+        }
+        let mut span = Span {
+            name: format!("build {name}").into(),
+            kind: Kind::Internal,
+            context,
+            parent: parent.map(|parent| (parent.span, true)),
+            state: String::new(),
+            start: clock.at(began),
+            end: clock.at(Instant::now()),
+            attributes: Vec::new(),
+            error: None,
+        };
+        span = span.with("fnbuild.function", name.to_string());
+        match made {
+            Ok(pushed) => {
+                let steps = pushed.times.iter().copied().filter(|(step, _)| *step != WHOLE);
+                span.steps(steps).into_iter().for_each(|step| tracer.record(step));
+                span = span
+                    .with("fnbuild.digest", pushed.digest.to_string())
+                    .with("fnbuild.unchanged", pushed.unchanged);
+            }
+            Err(error) => span.error = Some(error.to_string()),
+        }
+        tracer.record(span);
     }
 
     fn count(&self, made: &Result<PushedImage, PublishError>, took: Duration) {

@@ -1,4 +1,4 @@
-//! What a server tells of itself in numbers, for Prometheus.
+//! What a server tells of itself: numbers for Prometheus here, traces for OpenTelemetry in [`trace`].
 //!
 //! What is counted on the way of a call is a relaxed addition to memory that the call has at hand; labels, names and text
 //! are made when somebody asks. What can be asked for then (replicas, queues) is not counted at all. A library for this
@@ -7,6 +7,7 @@
 mod counter;
 mod process;
 mod text;
+pub mod trace;
 
 pub use counter::{BOUNDS, Buckets, Counter, Histogram, Times};
 pub use process::write as write_process;
@@ -37,6 +38,10 @@ pub struct Figures {
     pub queue_retried: Counter,
     /// Calls that became dead letters.
     pub queue_buried: Counter,
+    /// Spans that a collector has taken.
+    pub spans_sent: Counter,
+    /// Those that found the queue full, or no collector.
+    pub spans_lost: Counter,
 }
 
 impl Figures {
@@ -50,6 +55,10 @@ impl Figures {
             ("fnbuild_queue_dead_total", "Asynchronous calls that became dead letters.", &self.queue_buried),
         ] {
             text.single(name, "counter", help, counter.get());
+        }
+        text.family("fnbuild_trace_spans_total", "counter", "Spans of traces, by what became of them.");
+        for (outcome, counter) in [("sent", &self.spans_sent), ("lost", &self.spans_lost)] {
+            text.sample("fnbuild_trace_spans_total", &[("outcome", outcome)], counter.get());
         }
     }
 

@@ -386,6 +386,8 @@ fn serve() -> String {
         &["--subnet", "10.0.0.0/33"],
         &["--etcd", "http://127.0.0.1:1"],
         &["--drain", "soon"],
+        &["--otlp-endpoint", "collector:4317"],
+        &["--trace-sample", "2"],
     ] {
         trial.fails(&[&["serve"], arguments].concat());
     }

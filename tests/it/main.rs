@@ -42,5 +42,6 @@ mod secrets;
 mod serve;
 mod store;
 mod support;
+mod traces;
 mod transfer;
 mod walkthrough;

@@ -151,7 +151,7 @@ fn the_schedules_that_the_file_names_are_those_that_there_are() {
     // What is no pattern is refused before anything is built.
     write(&file, "[functions.mail]\nschedule = [{ pattern = \"often\" }]\n");
     let stderr = run_failing(server.command().arg("up").current_dir(folder.path()), 1);
-    assert!(stderr.contains("mail: ") && stderr.contains("often"), "{stderr}");
+    assert!(stderr.contains("error: mail\n") && stderr.contains("\"often\" is no schedule"), "{stderr}");
 }
 
 #[test]
