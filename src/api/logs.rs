@@ -20,6 +20,9 @@ use super::{Api, ApiError, LogLine};
 use crate::function::FunctionName;
 use crate::replica::{self, LogQuery};
 
+/// Between two looks whether a function whose log is followed is still there.
+const GONE_PAUSE: Duration = Duration::from_secs(1);
+
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Which {
@@ -47,25 +50,31 @@ pub async fn logs(
     let since = which.since.as_deref().map(since).transpose()?;
     let lines = api.replicas.logs(&name, LogQuery { tail: which.tail, since, follow: which.follow });
     let lines = ndjson(lines, |line| Some(json(line)));
-    Ok(api.log(lines, which.follow))
+    Ok(api.log(lines, which.follow.then_some(name)))
 }
 
 impl Api {
-    /// Lines as an answer. A server that stops does not wait for who follows them.
+    /// Lines as an answer. Those that are `followed` end with their function, and with the server, which waits for nobody
+    /// who reads on.
     pub(super) fn log(
-        &self,
+        self: &Arc<Self>,
         lines: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
-        follow: bool,
+        followed: Option<FunctionName>,
     ) -> Response {
-        let stopping = self.stopping.clone();
+        let api = Arc::clone(self);
         let end = async move {
-            match follow {
-                true => stopping.cancelled_owned().await,
-                false => std::future::pending().await,
-            }
+            let Some(name) = followed else { return std::future::pending().await };
+            api.stopping.run_until_cancelled(api.is_gone(&name)).await;
         };
         let lines = Body::from_stream(lines.take_until(end));
         ([(header::CONTENT_TYPE, "application/x-ndjson")], lines).into_response()
+    }
+
+    /// Ends when there is no such function any more.
+    async fn is_gone(&self, name: &FunctionName) {
+        while !matches!(self.changes.get(name).await, Err(ApiError::NoFunction { .. })) {
+            tokio::time::sleep(GONE_PAUSE).await;
+        }
     }
 }
 

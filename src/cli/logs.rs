@@ -45,6 +45,9 @@ pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> 
     }
     block_on(async {
         follow(&server, &path, |line| show(&line, arguments.output, printer)).await?;
+        if arguments.follow {
+            printer.status(format!("the log ends: {} was deleted, or the server stops", arguments.name));
+        }
         Ok(Outcome::Success)
     })
 }

@@ -82,6 +82,11 @@ impl Replicas {
         self.rules.tallies.all()
     }
 
+    /// How often a function was called here since the server started.
+    pub fn calls_of(&self, name: &FunctionName) -> u64 {
+        self.rules.tallies.get(name).map_or(0, |tally| tally.counts().calls())
+    }
+
     /// Calls that are being answered.
     pub fn calls_in_flight(&self) -> u32 {
         let members = self.each_revision().into_iter().flat_map(|(revision, _)| revision.replicas());

@@ -1,7 +1,8 @@
 //! OpenFaaS's management API, by its published description: what its command line and client libraries send, and what
 //! they need to be told.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,6 +90,8 @@ fn an_image_is_deployed_described_updated_scaled_read_and_deleted() {
 
     assert_eq!(server.get("/function/web/").1, "hello");
     assert_eq!(server.get("/function/web.openfaas-fn/").1, "hello");
+    assert_eq!(told(&server, "/system/function/web")["invocationCount"], 2);
+    assert_eq!(told(&server, "/system/namespace/openfaas-fn")["name"], "openfaas-fn");
     let facts =
         "echo $WHO $fprocess; cat /var/openfaas/secrets/key; echo a line >&2; echo a line > /proc/1/fd/2";
     assert!(inside(&server, "web", facts).starts_with("me cat\nv-1"));
@@ -131,7 +134,14 @@ fn an_image_is_deployed_described_updated_scaled_read_and_deleted() {
     assert_eq!((scale(-1), scale(3)), (400, 202));
     assert_eq!(told(&server, "/system/function/web")["replicas"], 3);
 
+    // As Go's client writes it. Who follows is told the end.
+    let followed = format!("{}/system/logs?name=web&follow=1", server.url());
+    let mut following =
+        Command::new("curl").args(["-sfN", &followed]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(following.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("a line"));
     assert_eq!(send(&server, "DELETE", "/system/functions", &json!({ "functionName": "web" })).0, 200);
+    assert!(following.wait().unwrap().success());
     assert_eq!(server.get("/function/web/").0, 404);
     assert_eq!(told(&server, "/system/functions"), json!([]));
     assert_eq!(send(&server, "DELETE", "/system/secrets", &json!({ "name": "key" })).0, 200);

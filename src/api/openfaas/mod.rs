@@ -8,6 +8,7 @@
 mod deploy;
 mod status;
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::openapi::path::{Parameter, ParameterIn};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -43,6 +44,7 @@ pub fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(logs))
         .routes(routes!(info))
         .routes(routes!(namespaces))
+        .routes(routes!(namespace))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -184,7 +186,10 @@ struct LogRequest {
     namespace: Option<String>,
     instance: Option<String>,
     tail: Option<i64>,
-    follow: Option<bool>,
+    /// As Go reads a boolean: `1`, `t` and `true` are.
+    #[serde(default, deserialize_with = "go_bool")]
+    #[param(value_type = bool, required = false)]
+    follow: bool,
     since: Option<String>,
 }
 
@@ -209,8 +214,8 @@ async fn logs(State(api): Shared, Query(request): Query<LogRequest>) -> Result<R
     api.changes.get(&name).await?;
     let since = request.since.as_deref().filter(|text| !text.is_empty()).map(since).transpose()?;
     let tail = request.tail.filter(|tail| *tail > 0).and_then(|tail| usize::try_from(tail).ok());
-    let follow = request.follow.unwrap_or(false);
-    let query = LogQuery { tail, since, follow };
+    let query = LogQuery { tail, since, follow: request.follow };
+    let followed = request.follow.then(|| name.clone());
     let instance = request.instance.filter(|instance| !instance.is_empty());
     let lines = ndjson(api.replicas.logs(&name, query), move |line| {
         let told = instance.as_ref().is_none_or(|instance| *instance == line.replica);
@@ -224,7 +229,13 @@ async fn logs(State(api): Shared, Query(request): Query<LogRequest>) -> Result<R
             })
         })
     });
-    Ok(api.log(lines, follow))
+    Ok(api.log(lines, followed))
+}
+
+/// OpenFaaS's own provider takes whatever is no boolean for `false`.
+fn go_bool<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    Ok(matches!(text.as_str(), "1" | "t" | "T" | "true" | "True" | "TRUE"))
 }
 
 /// What this server is.
@@ -249,6 +260,24 @@ async fn info() -> Json<serde_json::Value> {
 )]
 async fn namespaces() -> Json<[&'static str; 1]> {
     Json([NAMESPACE])
+}
+
+#[derive(Serialize, ToSchema)]
+struct FunctionNamespace {
+    name: &'static str,
+    annotations: BTreeMap<String, String>,
+    labels: BTreeMap<String, String>,
+}
+
+/// The one namespace, by its name.
+#[utoipa::path(
+    get, path = "/system/namespace/{namespace}", operation_id = "openfaas_namespace",
+    params(("namespace" = String, Path, description = "`openfaas-fn`")),
+    responses((status = 200, body = FunctionNamespace), ReadsOne)
+)]
+async fn namespace(Path(name): Path<String>) -> Result<Json<FunctionNamespace>, ApiError> {
+    check_namespace(Some(&name))?;
+    Ok(Json(FunctionNamespace { name: NAMESPACE, annotations: BTreeMap::new(), labels: BTreeMap::new() }))
 }
 
 /// `{name}` in a path, with or without the namespace.

@@ -37,6 +37,8 @@ pub(super) struct FunctionStatus {
     replicas: u64,
     /// How many answer.
     available_replicas: u64,
+    /// How often it was called at this node since the server started.
+    invocation_count: u64,
     created_at: String,
 }
 
@@ -81,6 +83,7 @@ impl Api {
             read_only_root_filesystem: deployed.read_only_root_filesystem,
             replicas: ready.max(settings.min_scale.into()),
             available_replicas: ready,
+            invocation_count: self.replicas.calls_of(&record.name),
             created_at: record.versions.first()?.created.clone(),
         })
     }

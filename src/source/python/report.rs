@@ -52,7 +52,7 @@ impl SyntaxError {
         let caret = trimmed.chars().count();
         let excerpt = trimmed.chars().chain(right).collect::<String>().trim_end().into();
         let place = Place { line: ends(before) + 1, column: column + 1, excerpt, caret };
-        Self { reason: lowered(reason), place: Some(place) }
+        Self { reason: spelled(&lowered(reason)), place: Some(place) }
     }
 }
 
@@ -67,6 +67,13 @@ fn shown(c: char) -> char {
     } else {
         c
     }
+}
+
+/// The parser names a token that nobody expected as it is, which may be anything.
+fn spelled(reason: &str) -> String {
+    let harmful = |c: char| c != '?' && shown(c) == '?';
+    let spelled = reason.chars().map(|c| if harmful(c) { c.escape_default().to_string() } else { c.into() });
+    spelled.collect()
 }
 
 /// Errors are fragments of a sentence here.
@@ -114,6 +121,7 @@ mod tests {
                 ":2:12: expected an identifier, but found a keyword `class` that cannot be used here\n    \
                  y = 'é?' + class\n               ^",
             ),
+            ("\u{1b}[31m = 1\n", ":1:1: got unexpected token \\u{1b}\n    ?[31m = 1\n    ^"),
             ("\u{feff}x = = 1\n", ":1:5: expected an expression\n    x = = 1\n        ^"),
         ] {
             assert_eq!(refusal(text), said);
