@@ -68,7 +68,7 @@ enum Form {
 /// The body, as the description has it.
 #[derive(utoipa::ToSchema)]
 #[schema(value_type = String, format = Binary)]
-#[allow(dead_code)]
+#[expect(dead_code, reason = "it only lends its schema")]
 struct Source(Vec<u8>);
 
 /// A zip or a `.py` becomes a version.
