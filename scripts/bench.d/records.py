@@ -66,8 +66,23 @@ class Etcd:
             process.wait()
 
 
-def server(options, data, *flags):
-    """Milliseconds until `fnbuild serve` is healthy over these records, and the most memory that it had by 5 s later, in MiB."""
+def described(port, records):
+    """Microseconds for a function's record over HTTP, on one connection: the median of 3,000 records here and there."""
+    connection, times = http.client.HTTPConnection("127.0.0.1", port, timeout=60), []
+    for lookup in range(3000):
+        begun = time.perf_counter()
+        connection.request("GET", f"/system/function/f-{lookup * 7919 % records:06}")
+        answer = connection.getresponse()
+        answer.read()
+        times.append((time.perf_counter() - begun) * 1e6)
+        if answer.status != 200:
+            raise SystemExit(f"a function is not described: {answer.status}")
+    return sorted(times)[len(times) // 2]
+
+
+def server(options, data, records, *flags):
+    """Milliseconds until `fnbuild serve` is healthy over these records, the most memory that it had by 5 s later and some lookups, in
+    MiB, and microseconds for each of these."""
     port = free_port()
     common = {**os.environ, "FNBUILD_DATA_DIR": str(data), "FNBUILD_REGISTRY": f"127.0.0.1:{free_port()}",
               "FNBUILD_NAMESPACE": f"fnbuild-bench-{port}", "FNBUILD_POOL": "0"}
@@ -85,13 +100,14 @@ def server(options, data, *flags):
                 time.sleep(0.005)
         started = (time.monotonic() - begun) * 1000
         time.sleep(5)
+        lookup = described(port, records)
         status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
         peak = next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
         subprocess.run([options.fnbuild, "serve", "--clean-up"], env=common, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return started, peak
+    return started, peak, lookup
 
 
 def stores(options, work):
@@ -118,10 +134,11 @@ def stores(options, work):
                 raw = run("raw", url, writers)["per_second"]
                 pairs.append((run("write", url, mirror, writers)["per_second"], raw))
             taken[f"etcd{writers}"] = sorted(pairs, key=lambda pair: pair[0] / pair[1])[len(pairs) // 2]
-        taken["server of etcd"] = server(options, folder(work / "node", mirror, "mirror"), "--etcd", url)
+        taken["server of etcd"] = server(options, folder(work / "node", mirror, "mirror"), options.records, "--etcd", url)
         shutil.rmtree(work / "node/mirror")
-        taken["first start"] = server(options, work / "node", "--etcd", url)
-    taken["server of sled"] = server(options, folder(work / "alone", many, "records"))
+        taken["first start"] = server(options, work / "node", options.records, "--etcd", url)
+    taken["server of sled"] = server(options, folder(work / "alone", many, "records"), options.records)
+    taken["server of few"] = server(options, folder(work / "little", few, "records"), 100)
     return taken
 
 
@@ -140,15 +157,20 @@ def rows(taken, records):
     yield f"peak memory, sled, {records:,} records", f"{many['peak_mib']} MiB", f"{many['peak_mib'] / 150:.2f} of 150 MiB", "< 1"
     yield f"peak memory, mirror, {records:,} records", f"{etcd['peak_mib']} MiB", f"{etcd['peak_mib'] / 150:.2f} of 150 MiB", "< 1"
     for kind in ("sled", "etcd"):
-        started, peak = taken[f"server of {kind}"]
+        started, peak, _ = taken[f"server of {kind}"]
         yield f"`fnbuild serve` over {kind} until it answers, {records:,} records", f"{started:.0f} ms", f"{started / 2000:.2f} of 2 s", "< 1"
         yield f"`fnbuild serve` over {kind}, peak memory, {records:,} records", f"{peak:.0f} MiB", f"{peak / 150:.2f} of 150 MiB", "< 1"
-    started, peak = taken["first start"]
+    started, peak, _ = taken["first start"]
     yield f"a node that joins, until it answers: it copies {records:,} records", f"{started:.0f} ms, {peak:.0f} MiB", "", ""
     ratio = many["lookup_us"] / few["lookup_us"]
     yield f"a lookup among {records:,}, against 100", f"{many['lookup_us']:.1f} µs", f"{ratio:.2f} of {few['lookup_us']:.1f} µs", "≈ 1"
     ratio = etcd["lookup_us"] / few["lookup_us"]
     yield "the same in the mirror of etcd", f"{etcd['lookup_us']:.1f} µs", f"{ratio:.2f} of {few['lookup_us']:.1f} µs", "≈ 1"
+    *_, least = taken["server of few"]
+    for kind in ("sled", "etcd"):
+        *_, lookup = taken[f"server of {kind}"]
+        yield (f"`GET /system/function/NAME` over {kind}, among {records:,}, against 100", f"{lookup:.0f} µs",
+               f"{lookup / least:.2f} of {least:.0f} µs", "≈ 1")
     yield f"all pages of {records:,}", f"{many['list_ms']} ms", "", ""
     for writers in (1, 64):
         yield f"sled, compare-and-swap writes, writers: {writers}", f"{taken[f'sled{writers}']:,.0f}/s", "", ""

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::support::balancer::Balancer;
-use crate::support::callers::Callers;
+use crate::support::callers::{Callers, HeldCall};
 use crate::support::cluster::{Cluster, PATIENCE};
 use crate::support::server::FnbuildServer;
 use crate::support::{fnbuild, run, run_failing, wait_until};
@@ -121,15 +121,10 @@ fn pushes_at_two_nodes_at_once_get_a_version_each_and_the_later_one_is_served() 
 }
 
 /// A function that takes as many seconds as it is told.
-const SLOW: &str = "import time\n\n\ndef run(seconds=0):\n    time.sleep(seconds)\n    return 7\n";
-
 #[test]
 fn a_node_at_its_limit_or_on_its_way_out_says_so_and_its_calls_go_elsewhere() {
-    let cluster = Cluster::start_with(2, 1, &["--max-replicas", "1"]);
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("func.py"), SLOW).unwrap();
-    let flags = ["--name", "slow", "--concurrency", "1", "--max-scale", "2"];
-    run(cluster.nodes[0].command().arg("push").arg(folder.path()).args(flags));
+    let cluster = Cluster::start_with(2, 1, &["--max-replicas", "1", "--drain", "5m"]);
+    cluster.push(0, "held", 7, &["--concurrency", "1", "--max-scale", "2"]);
     cluster.push(0, "other", 9, &["--max-scale", "2"]);
     // What a balancer sees of a call that is not taken.
     let refused = |node: usize, why: &str| {
@@ -137,33 +132,30 @@ fn a_node_at_its_limit_or_on_its_way_out_says_so_and_its_calls_go_elsewhere() {
         let told = told.to_lowercase();
         told.contains(" 503 ") && told.contains("retry-after: 1") && told.contains(why)
     };
-    let slow = |node: usize| cluster.nodes[node].call("slow", &json!({ "seconds": 8 }));
-    std::thread::scope(|scope| {
-        let busy = scope.spawn(|| slow(0));
-        wait_until("the node to be full", PATIENCE, || {
-            let (status, told) = cluster.nodes[0].get("/readyz?calls");
-            status == 503 && told.contains("at its limit")
-        });
-        assert!(refused(0, "no room"));
-        assert_eq!(cluster.answer(1, "other"), (200, "9".into()), "the other node has room");
-        assert_eq!(busy.join().unwrap(), (200, "7".into()));
+    let held = |node: usize| HeldCall::begin(&cluster.urls("held")[node]);
+    let busy = held(0);
+    wait_until("the node to be full", PATIENCE, || {
+        let (status, told) = cluster.nodes[0].get("/readyz?calls");
+        status == 503 && told.contains("at its limit")
     });
+    assert!(refused(0, "no room"));
+    assert_eq!(cluster.answer(1, "other"), (200, "9".into()), "the other node has room");
+    assert_eq!(busy.let_go(), "7 200");
     wait_until("the node to have room", PATIENCE, || cluster.nodes[0].get("/readyz?calls").0 == 200);
 
-    std::thread::scope(|scope| {
-        let busy = scope.spawn(|| slow(1));
-        let in_flight =
-            || cluster.told(1, &["nodes"]).as_array().unwrap().iter().any(|n| n["load"]["inFlight"] == 1);
-        wait_until("the call to be there", PATIENCE, in_flight);
-        let pid = nix::unistd::Pid::from_raw(cluster.nodes[1].pid().cast_signed());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-        wait_until("the node to say that it stops", PATIENCE, || {
-            let (status, told) = cluster.nodes[1].get_or_nothing("/readyz?calls");
-            status == 503 && told.contains("is stopping")
-        });
-        wait_until("the node to take no more calls", PATIENCE, || refused(1, "is stopping"));
-        assert_eq!(busy.join().unwrap(), (200, "7".into()), "what it works on it finishes");
+    let busy = held(1);
+    let in_flight =
+        || cluster.told(1, &["nodes"]).as_array().unwrap().iter().any(|n| n["load"]["inFlight"] == 1);
+    wait_until("the call to be there", PATIENCE, in_flight);
+    let pid = nix::unistd::Pid::from_raw(cluster.nodes[1].pid().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    // It cannot be gone before this call is answered, however long the machine takes over the rest.
+    wait_until("the node to say that it stops", PATIENCE, || {
+        let (status, told) = cluster.nodes[1].get("/readyz?calls");
+        status == 503 && told.contains("is stopping")
     });
+    wait_until("the node to take no more calls", PATIENCE, || refused(1, "is stopping"));
+    assert_eq!(busy.let_go(), "7 200", "what it works on it finishes");
     assert_eq!(cluster.answer(0, "other"), (200, "9".into()));
 }
 

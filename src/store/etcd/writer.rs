@@ -95,6 +95,8 @@ async fn send_all(mut queue: mpsc::UnboundedReceiver<Queued>, members: Arc<Membe
         if waiting.is_empty() {
             waiting.extend(queue.recv().await);
         }
+        // Who has just been told of the last one may have more to write: let them say so first.
+        tokio::task::yield_now().await;
         while let Ok(queued) = queue.try_recv() {
             waiting.push_back(queued);
         }

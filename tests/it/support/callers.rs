@@ -1,6 +1,7 @@
-//! Callers that call again and again while something happens, and remember what was not answered as it should be.
+//! Callers that call again and again while something happens, and remember what was not answered as it should be; and
+//! one whose call lasts as long as a test wants.
 
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
@@ -51,6 +52,24 @@ impl Callers {
         let calls = self.shared.calls.load(Ordering::Relaxed);
         assert!(failed.is_empty(), "{} of {calls} calls: {failed:?}", failed.len());
         assert!(calls > 0);
+    }
+}
+
+/// A call that a replica has begun to receive, and that ends when it is let go.
+pub struct HeldCall(Child);
+
+impl HeldCall {
+    pub fn begin(url: &str) -> Self {
+        let mut curl = Command::new("curl");
+        // A body as it comes from stdin: the function has to wait for its end.
+        curl.args(["-sS", "--max-time", "300", "-w", " %{http_code}", "-X", "POST", "-T", "-", url]);
+        Self(curl.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// Body and status of the answer.
+    pub fn let_go(mut self) -> String {
+        drop(self.0.stdin.take());
+        String::from_utf8(self.0.wait_with_output().unwrap().stdout).unwrap()
     }
 }
 
