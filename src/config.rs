@@ -13,8 +13,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::function::parse_duration as duration;
+use crate::function::{parse_duration as duration, parse_number as number};
 use crate::network::{Egress, Subnet};
+use crate::registry;
 use crate::telemetry::trace::TraceSettings;
 
 pub use access::{AccessArguments, AccessConfig, AuthMode, TlsFiles};
@@ -42,7 +43,7 @@ pub struct ConfigArguments {
     #[command(flatten)]
     access: AccessArguments,
     /// The registry that images are pushed to and pulled from [default: one of its own on localhost:5000]
-    #[arg(long, env = "FNBUILD_REGISTRY", value_name = "HOST[:PORT]")]
+    #[arg(long, env = "FNBUILD_REGISTRY", value_parser = registry::host, value_name = "HOST[:PORT]")]
     registry: Option<String>,
     /// Talk to the registry without TLS (for loopback this needs no saying)
     #[arg(long, env = "FNBUILD_PLAIN_HTTP")]
@@ -87,23 +88,23 @@ pub struct ConfigArguments {
     #[arg(long, env = "FNBUILD_FUNCTION_CALLS")]
     function_calls: bool,
     /// The first user ID that containers run as
-    #[arg(long, env = "FNBUILD_UID_BASE", default_value_t = 200_000)]
+    #[arg(long, env = "FNBUILD_UID_BASE", value_parser = number::<u32>, default_value_t = 200_000)]
     uid_base: u32,
     /// A replica without calls is stopped after this time
     #[arg(long, env = "FNBUILD_IDLE_TIME", default_value = "60s", value_parser = duration, value_name = "TIME")]
     idle_time: Duration,
     /// Containers of each base that wait for a function, so that a first call waits for no start; 0 for none
-    #[arg(long, env = "FNBUILD_POOL", default_value_t = 2, value_name = "N")]
+    #[arg(long, env = "FNBUILD_POOL", value_parser = number::<usize>, default_value_t = 2, value_name = "N")]
     pool: usize,
     /// Replicas at most, over all functions: when it is full, the idle ones make room [default: one for each 128 MiB of
     /// the machine's memory]
-    #[arg(long, env = "FNBUILD_MAX_REPLICAS", value_name = "N")]
+    #[arg(long, env = "FNBUILD_MAX_REPLICAS", value_parser = number::<usize>, value_name = "N")]
     max_replicas: Option<usize>,
     /// Versions of a function that are kept for a rollback
-    #[arg(long, env = "FNBUILD_KEEP", default_value_t = 10, value_name = "N")]
+    #[arg(long, env = "FNBUILD_KEEP", value_parser = number::<usize>, default_value_t = 10, value_name = "N")]
     keep: usize,
     /// How many calls of a function may wait for a replica
-    #[arg(long, env = "FNBUILD_QUEUE", default_value_t = 1000, value_name = "N")]
+    #[arg(long, env = "FNBUILD_QUEUE", value_parser = number::<usize>, default_value_t = 1000, value_name = "N")]
     queue: usize,
     /// How long a call waits for a replica
     #[arg(long, env = "FNBUILD_START_TIMEOUT", default_value = "120s", value_parser = duration, value_name = "TIME")]
@@ -124,7 +125,7 @@ pub struct ConfigArguments {
     #[arg(long, env = "FNBUILD_MAX_UNPACKED", default_value = "250Mi", value_parser = size, value_name = "SIZE")]
     max_unpacked: u64,
     /// The most entries in a source
-    #[arg(long, env = "FNBUILD_MAX_ENTRIES", default_value_t = 100_000, value_name = "N")]
+    #[arg(long, env = "FNBUILD_MAX_ENTRIES", value_parser = number::<usize>, default_value_t = 100_000, value_name = "N")]
     max_entries: usize,
     /// The largest body of a call
     #[arg(long, env = "FNBUILD_MAX_REQUEST_BODY", default_value = "6Mi", value_parser = size, value_name = "SIZE")]

@@ -21,7 +21,7 @@ use super::error::chain;
 use super::extract::Path;
 use super::{Api, ApiError};
 use crate::function::FunctionName;
-use crate::replica::{Exec, ExecRequest};
+use crate::replica::{self, Exec, ExecRequest};
 
 /// The protocol's name in `Upgrade`.
 pub const EXEC_PROTOCOL: &str = "fnbuild-exec/1";
@@ -126,12 +126,18 @@ pub async fn exec(
         None => Some(api.replicas.acquire(&name, None, Instant::now() + START).await?),
     };
     let replica = replica.or_else(|| lease.as_ref().map(|lease| lease.replica().id.clone()));
-    let running = api.replicas.exec(&name, replica.as_deref(), &command).await?;
+    let running = match api.replicas.exec(&name, replica.as_deref(), &command).await {
+        Ok(running) => Ok(running),
+        Err(error) => Err(not_started(&error).ok_or(error)?),
+    };
     let client = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let _lease = lease;
         match client.await {
-            Ok(client) => converse(TokioIo::new(client), running).await,
+            Ok(client) => match running {
+                Ok(running) => converse(TokioIo::new(client), running).await,
+                Err(refused) => tell(TokioIo::new(client), refused).await,
+            },
             Err(error) => tracing::debug!(%error, "a command's connection was not upgraded"),
         }
     });
@@ -140,6 +146,33 @@ pub async fn exec(
         (header::UPGRADE, HeaderValue::from_static(EXEC_PROTOCOL)),
     ];
     Ok((StatusCode::SWITCHING_PROTOCOLS, upgrade).into_response())
+}
+
+/// A program that cannot be run, as a shell puts it: a line on stderr, and a code.
+struct NotStarted {
+    code: u32,
+    text: String,
+}
+
+/// `None` where it is not the program's fault.
+fn not_started(error: &replica::Error) -> Option<NotStarted> {
+    let code = match error {
+        replica::Error::NoProgram { .. } => 127,
+        replica::Error::NotExecutable { .. } => 126,
+        _ => return None,
+    };
+    Some(NotStarted { code, text: format!("{error}\n") })
+}
+
+async fn tell(mut client: impl AsyncWrite + Unpin, NotStarted { code, text }: NotStarted) {
+    let told = async {
+        write_frame(&mut client, Channel::Stderr, text.as_bytes()).await?;
+        write_frame(&mut client, Channel::Exit, &code.to_be_bytes()).await?;
+        client.shutdown().await
+    };
+    if let Err(error) = told.await {
+        tracing::debug!(%error, "whoever ran a command has gone away");
+    }
 }
 
 fn command(query: &str) -> Result<(ExecRequest, Option<String>), ApiError> {

@@ -75,6 +75,30 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Untyped<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let bytes = Bytes::from_request(request, state).await?;
         let refused = |error| ApiError::Request { what: format!("the body cannot be read: {error}") };
-        serde_json::from_slice(&bytes).map(Self).map_err(refused)
+        object(&bytes).map(Self).map_err(refused)
+    }
+}
+
+/// Reads JSON that is to be an object. serde would take a list for one, its members in order, and speak of types of ours.
+fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
+    match body.trim_ascii_start().first() {
+        Some(b'{') | None => serde_json::from_slice(body),
+        Some(_) => Err(serde::de::Error::custom("expected a JSON object")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::SecretNamed;
+
+    #[test]
+    fn only_an_object_is_taken_for_one() {
+        assert_eq!(object::<SecretNamed>(b" {\"name\": \"db\"}").unwrap().name.as_str(), "db");
+        for body in ["[]", "[\"db\"]", "\"db\"", "null", "1"] {
+            let told = object::<SecretNamed>(body.as_bytes()).unwrap_err().to_string();
+            assert_eq!(told, "expected a JSON object", "{body}");
+        }
+        assert!(object::<SecretNamed>(b"").unwrap_err().is_eof());
     }
 }

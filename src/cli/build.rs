@@ -272,9 +272,13 @@ fn archive(image: &Image, names: &[String], path: &Path) -> anyhow::Result<()> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    // Under another name until it is whole.
+    if !folder.is_dir() {
+        anyhow::bail!("cannot write {}: there is no folder {}", path.display(), folder.display());
+    }
+    // Under another name until it is whole, which nobody needs to know.
     let file = tempfile::NamedTempFile::new_in(folder)
-        .with_context(|| format!("create a file in {}", folder.display()))?;
+        .map_err(|error| std::io::Error::from(error.kind()))
+        .with_context(|| format!("cannot write {}", path.display()))?;
     image::write_docker_archive(image, names, BufWriter::with_capacity(1 << 20, file.as_file()))?;
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     File::set_permissions(file.as_file(), mode).with_context(|| format!("write {}", path.display()))?;

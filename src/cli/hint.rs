@@ -30,6 +30,7 @@ fn from(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         crate::project::ProjectError,
         super::tell::PushedOnly,
         super::server::ServerError,
+        super::usage::Usage,
         crate::serve::ServeError
     )
 }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use anyhow::Context;
 
-use crate::function::{EntryPoint, FunctionName, Memory};
+use crate::function::{EntryPoint, FunctionName, Memory, parse_number};
 use crate::oci::Platform;
 use crate::{dependencies, image, source};
 
@@ -41,7 +41,7 @@ pub struct ImageArguments {
     #[arg(long, env = "FNBUILD_MAX_UNPACKED", value_name = "SIZE")]
     max_unpacked: Option<Memory>,
     /// Files, folders and links in it, at most [default: 100000]
-    #[arg(long, env = "FNBUILD_MAX_ENTRIES", value_name = "N")]
+    #[arg(long, env = "FNBUILD_MAX_ENTRIES", value_name = "N", value_parser = parse_number::<usize>)]
     max_entries: Option<usize>,
 }
 

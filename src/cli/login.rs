@@ -4,11 +4,11 @@ use std::io::{IsTerminal, Read};
 
 use anyhow::Context;
 
-use crate::registry::{Login, Registry, Secret, credentials};
+use crate::registry::{Login, Registry, Secret, credentials, host};
 
 use super::registry_flags::AccessArguments;
 use super::server::block_on;
-use super::{Common, Outcome, Printer};
+use super::{Common, Outcome, Printer, Usage};
 
 /// Longer input is no password.
 const LONGEST: u64 = 64 << 10;
@@ -18,7 +18,12 @@ const LONGEST: u64 = 64 << 10;
     \x20 fnbuild login registry.example.com --username me --password-stdin < password.txt")]
 pub struct Arguments {
     /// The registry
-    #[arg(env = "FNBUILD_REGISTRY", default_value = "localhost:5000", value_name = "HOST[:PORT]")]
+    #[arg(
+        env = "FNBUILD_REGISTRY",
+        default_value = "localhost:5000",
+        value_parser = host,
+        value_name = "HOST[:PORT]"
+    )]
     registry: String,
     /// The user
     #[arg(short, long)]
@@ -33,12 +38,14 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, common: &Common, printer: &Printer) -> anyhow::Result<Outcome> {
     let user = match &arguments.username {
         Some(user) => user.clone(),
-        None if arguments.password_stdin => anyhow::bail!("--password-stdin needs --username"),
+        None if arguments.password_stdin => {
+            return Err(Usage::new("--password-stdin needs --username").into());
+        }
         None => ask_user()?,
     };
     let password = if arguments.password_stdin { from_stdin()? } else { ask_password()? };
     if user.is_empty() || user.contains(':') || password.is_empty() {
-        anyhow::bail!("a user name without a colon and a password are needed");
+        return Err(Usage::new("a user name without a colon and a password are needed").into());
     }
     let login = Login::Password { user: user.clone(), password: password.clone() };
     let (host, data) = (&arguments.registry, common.data_dir()?);
@@ -53,7 +60,7 @@ pub fn run(arguments: &Arguments, common: &Common, printer: &Printer) -> anyhow:
 
 fn ask_user() -> anyhow::Result<String> {
     if !std::io::stdin().is_terminal() {
-        anyhow::bail!("give --username and --password-stdin: there is no terminal to ask on");
+        return Err(Usage::new("give --username and --password-stdin: there is no terminal to ask on").into());
     }
     eprint!("Username: ");
     let mut line = String::new();
@@ -63,7 +70,7 @@ fn ask_user() -> anyhow::Result<String> {
 
 fn ask_password() -> anyhow::Result<Secret> {
     if !std::io::stdin().is_terminal() {
-        anyhow::bail!("give --password-stdin: there is no terminal to ask on");
+        return Err(Usage::new("give --password-stdin: there is no terminal to ask on").into());
     }
     Ok(Secret::new(rpassword::prompt_password("Password: ")?))
 }

@@ -10,7 +10,7 @@ use crate::api::LogLine;
 use crate::function::FunctionName;
 
 use super::server::{Server, ServerArguments, block_on, whole};
-use super::settings::parse_duration;
+use super::settings::{parse_duration, parse_number};
 use super::{Outcome, OutputFormat, Printer};
 
 #[derive(clap::Args)]
@@ -25,7 +25,7 @@ pub struct Arguments {
     #[arg(long, value_parser = parse_duration, value_name = "TIME")]
     since: Option<Duration>,
     /// At most this many lines of those that are there
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_number::<usize>)]
     tail: Option<usize>,
     #[command(flatten)]
     server: ServerArguments,

@@ -49,6 +49,7 @@ mod tell;
 mod tls;
 mod token;
 mod up;
+mod usage;
 mod versions;
 
 use std::path::PathBuf;
@@ -58,6 +59,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use output::Printer;
 use table::table;
+use usage::Usage;
 
 /// From func.zip to an HTTP answer, without a build daemon.
 #[derive(Parser)]
@@ -198,7 +200,7 @@ pub enum Outcome {
 
 /// Parses the process's arguments, runs the verb, prints its error, and gives the exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = usage::parse().unwrap_or_else(|error| error.exit());
     let printer = Printer::new(cli.common.quiet, cli.common.verbose);
     match run(cli.verb, &cli.common, &printer) {
         Ok(Outcome::Success) => ExitCode::SUCCESS,
@@ -207,8 +209,7 @@ pub fn main() -> ExitCode {
         Ok(Outcome::Code(code)) => ExitCode::from(code),
         Err(error) => {
             printer.error(&error, hint::of(&error).as_deref());
-            let is_usage = error.is::<crate::config::ConfigError>();
-            ExitCode::from(if is_usage { 2 } else { 1 })
+            ExitCode::from(if usage::is_to_blame(&error) { 2 } else { 1 })
         }
     }
 }

@@ -22,7 +22,7 @@ use super::report::{self, LayerReport};
 use super::requirements::{RequirementArguments, cancelled_by_signal};
 use super::server::{Server, ServerArguments};
 use super::settings::SettingArguments;
-use super::{Common, Outcome, OutputFormat, Printer, tell};
+use super::{Common, Outcome, OutputFormat, Printer, Usage, tell};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n\
@@ -112,6 +112,7 @@ async fn push_image(
     name: &FunctionName,
     printer: &Printer,
 ) -> anyhow::Result<Report> {
+    let settings = arguments.settings.patch()?;
     let registry = arguments.registry.open(&common.data_dir()?)?;
     let tags = match (arguments.image_only, arguments.tags.as_slice()) {
         (true, []) => vec![Tag::latest()],
@@ -149,7 +150,7 @@ async fn push_image(
     report::explain_layers(&report.layers, printer);
     report::explain_times(&pushed.times, printer);
     if !arguments.image_only {
-        let request = tell::version(&job, &pushed, arguments.settings.patch()?);
+        let request = tell::version(&job, &pushed, settings);
         let told = tell::tell(&arguments.server, name, registry.host(), &request).await?;
         for warning in &told.warnings {
             printer.warning(warning);
@@ -208,14 +209,14 @@ async fn push_source(
     name: &FunctionName,
     printer: &Printer,
 ) -> anyhow::Result<Report> {
-    let path = &arguments.source;
+    let (path, settings) = (&arguments.source, arguments.settings.patch()?);
     if path.is_dir() {
-        anyhow::bail!("--remote sends a zip or a .py file, and {} is a folder", path.display());
+        let message = format!("--remote sends a zip or a .py file, and {} is a folder", path.display());
+        return Err(Usage::new(message).into());
     }
     if arguments.image.decorates() {
-        anyhow::bail!(
-            "--label, --annotation, --image-env and --platform need the image to be built here, without --remote"
-        );
+        let message = "--label, --annotation, --image-env and --platform need the image to be built here, without --remote";
+        return Err(Usage::new(message).into());
     }
     let python = path.extension().is_some_and(|extension| extension == "py");
     let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
@@ -234,7 +235,7 @@ async fn push_source(
     }
     let path = format!("/v1/functions/{name}?{}", query.finish());
     let kind = if python { "text/x-python" } else { "application/zip" };
-    let settings = serde_json::to_vec(&arguments.settings.patch()?)?;
+    let settings = serde_json::to_vec(&settings)?;
     let mut request = server
         .request(Method::PUT, &path)
         .header(http::header::CONTENT_TYPE, kind)

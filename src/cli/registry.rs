@@ -4,14 +4,13 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
-use crate::registry_server::{self, Config, Policy, Report};
+use crate::registry_server::{self, Config, Opened, Policy, Report, ServerError};
 
 use super::logging::{self, LogFormat};
 use super::settings::parse_duration;
-use super::{Common, Outcome, OutputFormat, Printer};
+use super::{Common, Outcome, OutputFormat, Printer, Usage};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -127,15 +126,17 @@ async fn serve(
 ) -> anyhow::Result<Outcome> {
     let open = arguments.htpasswd.is_none() && !arguments.no_auth;
     if let Some(beyond) = arguments.listen.iter().find(|address| open && !address.ip().is_loopback()) {
-        anyhow::bail!(
+        let message = format!(
             "{beyond} can be reached from other machines: add --htpasswd FILE, or --no-auth to let everybody in"
         );
+        return Err(Usage::new(message).into());
     }
     let access = ("fnbuild::registry::access", !arguments.no_access_log);
     logging::start(common, arguments.log_format, Some(access));
     let mut listeners = Vec::new();
     for address in &arguments.listen {
-        let listener = TcpListener::bind(address).with_context(|| format!("listen on {address}"))?;
+        let failed = |source| ServerError::Listen { address: *address, source };
+        let listener = TcpListener::bind(address).map_err(failed)?;
         listener.set_nonblocking(true)?;
         listeners.push(tokio::net::TcpListener::from_std(listener)?);
     }
@@ -147,17 +148,14 @@ async fn serve(
         mirror: arguments.mirror_of.clone(),
         policy: arguments.policy.policy(false),
     };
-    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let (scheme, folder) = (if config.tls.is_some() { "https" } else { "http" }, config.root.clone());
+    let opened = Opened::open(config).await?;
     for listener in &listeners {
-        printer.status(format!(
-            "registry on {scheme}://{}, in {}",
-            listener.local_addr()?,
-            config.root.display()
-        ));
+        printer.status(format!("registry on {scheme}://{}, in {}", listener.local_addr()?, folder.display()));
     }
     let shutdown = CancellationToken::new();
     tokio::spawn(cancel_on_signal(shutdown.clone()));
-    registry_server::serve(listeners, config, shutdown).await?;
+    opened.serve(listeners, shutdown).await?;
     Ok(Outcome::Success)
 }
 

@@ -3,13 +3,19 @@
 use std::path::{Path, PathBuf};
 
 use super::Printer;
-use crate::registry::{Access, Registry, Remembered};
+use crate::registry::{Access, Registry, Remembered, host};
 
 // Where images are.
 #[derive(clap::Args)]
 pub struct RegistryArguments {
     /// The registry that images are pushed to
-    #[arg(long, env = "FNBUILD_REGISTRY", default_value = "localhost:5000", value_name = "HOST[:PORT]")]
+    #[arg(
+        long,
+        env = "FNBUILD_REGISTRY",
+        default_value = "localhost:5000",
+        value_parser = host,
+        value_name = "HOST[:PORT]"
+    )]
     pub registry: String,
     #[command(flatten)]
     pub access: AccessArguments,

@@ -6,6 +6,7 @@ use crate::api::{Pushed, Selected};
 use crate::function::{FunctionName, VersionNumber};
 
 use super::server::{Server, ServerArguments, block_on};
+use super::settings::parse_number;
 use super::{Outcome, OutputFormat, Printer};
 
 #[derive(clap::Args)]
@@ -14,7 +15,7 @@ pub struct Arguments {
     /// The function
     name: FunctionName,
     /// The version to go back to [default: the one before the current]
-    #[arg(value_name = "VERSION")]
+    #[arg(value_name = "VERSION", value_parser = parse_number::<VersionNumber>)]
     to: Option<VersionNumber>,
     #[command(flatten)]
     server: ServerArguments,

@@ -45,8 +45,8 @@ pub struct Arguments {
     #[arg(short, long)]
     data: Option<String>,
     /// Set a variable for the function
-    #[arg(short, long = "env", value_name = "KEY=VALUE")]
-    env: Vec<String>,
+    #[arg(short, long = "env", value_name = "KEY=VALUE", value_parser = variable)]
+    env: Vec<(String, Option<String>)>,
     /// What answers a call [default: func:run, or the .py file's own name]
     #[arg(long, value_name = "MODULE:FUNCTION")]
     entry: Option<EntryPoint>,
@@ -67,7 +67,7 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
 pub fn run(arguments: &Arguments, common: &Common, printer: &Printer) -> anyhow::Result<Outcome> {
     let name = function_name(arguments.name.as_ref(), &arguments.source)?;
     let settings = SettingsPatch {
-        env: arguments.env.iter().map(|text| variable(text)).collect::<anyhow::Result<_>>()?,
+        env: arguments.env.iter().cloned().collect(),
         // One is always there, so that a mistake in the module is seen when it is saved.
         min_scale: Some(1),
         ..SettingsPatch::default()

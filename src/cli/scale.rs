@@ -7,6 +7,7 @@ use crate::api::{Described, Pushed, ReplicaState, Scale};
 use crate::function::FunctionName;
 
 use super::server::{Server, ServerArguments, block_on};
+use super::settings::parse_number;
 use super::{Outcome, OutputFormat, Printer, describe};
 
 #[derive(clap::Args)]
@@ -15,6 +16,7 @@ pub struct Arguments {
     /// The function
     name: FunctionName,
     /// How many stay up without calls, over all nodes [default: leave it as it is, and show what runs]
+    #[arg(value_parser = parse_number::<u32>)]
     replicas: Option<u32>,
     #[command(flatten)]
     server: ServerArguments,

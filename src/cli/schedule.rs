@@ -84,7 +84,13 @@ pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> 
         Some(Verb::List(list)) => {
             let function = list.name.as_ref().map(|name| format!("?function={name}")).unwrap_or_default();
             let server = Server::new(&list.server)?;
-            let found: ScheduleList = block_on(server.get(&format!("/v1/schedules{function}")))?;
+            let found = block_on(async {
+                let found: ScheduleList = server.get(&format!("/v1/schedules{function}")).await?;
+                if let (true, Some(name)) = (found.schedules.is_empty(), &list.name) {
+                    server.must_have(name).await?;
+                }
+                Ok(found)
+            })?;
             match list.output {
                 OutputFormat::Json => printer.json(&found.schedules)?,
                 OutputFormat::Text => printer.data(table_of(&found.schedules)),

@@ -11,7 +11,7 @@ use crate::api::{SecretNamed, SecretWritten};
 use crate::secrets::{LARGEST_SECRET, SecretName};
 
 use super::server::{Server, ServerArguments, block_on};
-use super::{Outcome, OutputFormat, Printer};
+use super::{Outcome, OutputFormat, Printer, Usage};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -84,6 +84,17 @@ pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> 
         Verb::Delete(delete) => {
             block_on(call(&delete.server, Method::DELETE, &SecretNamed { name: delete.name.clone() }))?;
             printer.status(format!("the secret {} is deleted", delete.name));
+            // It is gone either way.
+            match block_on(users(&delete.server, &delete.name)) {
+                Ok(users) if users.is_empty() => {}
+                Ok(users) => printer.warning(format!(
+                    "named still by {}: where a call needs a new replica it is answered 503, until there is a secret {} \
+                     again or a push names others",
+                    users.join(", "),
+                    delete.name
+                )),
+                Err(error) => printer.detail(format!("which functions name it cannot be said: {error}")),
+            }
         }
     }
     Ok(Outcome::Success)
@@ -97,9 +108,24 @@ async fn call(server: &ServerArguments, method: Method, body: &impl serde::Seria
     Ok(())
 }
 
+/// What is read of a function's state.
+#[derive(serde::Deserialize)]
+struct User {
+    name: String,
+    #[serde(default)]
+    secrets: Vec<String>,
+}
+
+/// The functions whose current version is given the secret.
+async fn users(server: &ServerArguments, secret: &SecretName) -> anyhow::Result<Vec<String>> {
+    let functions: Vec<User> = Server::new(server)?.get("/system/functions").await?;
+    let named = |user: &User| user.secrets.iter().any(|name| name == secret.as_str());
+    Ok(functions.into_iter().filter(named).map(|user| user.name).collect())
+}
+
 fn value(create: &Create) -> anyhow::Result<Vec<u8>> {
     let mut value = Vec::new();
-    // One byte more than is allowed: the server says that it is too large.
+    // One byte more than is allowed is enough for the server to say that it is too large.
     let most = LARGEST_SECRET as u64 + 1;
     match &create.from_file {
         Some(path) => {
@@ -110,10 +136,16 @@ fn value(create: &Create) -> anyhow::Result<Vec<u8>> {
                 .with_context(|| format!("cannot read {}", path.display()))?;
         }
         None if std::io::stdin().is_terminal() => {
-            anyhow::bail!("stdin is a terminal: pipe the value in, or name a file with --from-file")
+            let message = "stdin is a terminal: pipe the value in, or name a file with --from-file";
+            return Err(Usage::new(message).into());
         }
         None => {
             std::io::stdin().lock().take(most).read_to_end(&mut value).context("cannot read stdin")?;
+            if value.is_empty() {
+                // A pipe from what failed, most likely.
+                let empty = Usage::new(format!("stdin is empty: the secret {} would be too", create.name));
+                return Err(empty.with_hint("if that is meant, give it with --from-file /dev/null").into());
+            }
         }
     }
     Ok(value)

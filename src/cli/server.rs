@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::api::Problem;
+use crate::function::FunctionName;
 
 use super::tls::{Tls, TlsError};
 
@@ -99,9 +100,16 @@ impl ServerError {
             Self::Refused { status: StatusCode::NOT_FOUND, .. } => {
                 Some("`fnbuild list` shows the functions that are there".into())
             }
+            Self::Broken { url, source } if url.starts_with("http:") && is_no_http(&**source) => {
+                Some("what answers there speaks no plain HTTP: is it to be https:// ?".into())
+            }
             Self::Refused { .. } | Self::Broken { .. } | Self::Foreign { .. } => None,
         }
     }
+}
+
+fn is_no_http(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse)
 }
 
 impl Server {
@@ -195,6 +203,11 @@ impl Server {
 
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         self.call(Method::GET, path, None::<&()>).await
+    }
+
+    /// Fails where there is no function of this name: for a list that may be empty because it is misspelt.
+    pub async fn must_have(&self, name: &FunctionName) -> anyhow::Result<()> {
+        self.get::<serde::de::IgnoredAny>(&format!("/v1/functions/{name}")).await.map(drop)
     }
 
     /// The body of an answer, which must not be larger than any of the API's.

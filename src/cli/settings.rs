@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-pub use crate::function::parse_duration;
 use crate::function::{AsyncPatch, Memory, SettingsPatch, parse_cpu};
+pub use crate::function::{parse_duration, parse_number};
+use crate::secrets::{InvalidSecretName, SecretName};
 
 // Changes to the settings of the version before; what is not given stays.
 #[derive(clap::Args)]
 pub struct SettingArguments {
     /// Set a variable for the function; KEY- takes it away
-    #[arg(short, long = "env", value_name = "KEY=VALUE")]
-    env: Vec<String>,
+    #[arg(short, long = "env", value_name = "KEY=VALUE", value_parser = variable)]
+    env: Vec<(String, Option<String>)>,
     /// Give the function this secret; the list replaces the one before
-    #[arg(long = "secret", value_name = "NAME")]
+    #[arg(long = "secret", value_name = "NAME", value_parser = secret)]
     secrets: Vec<String>,
     /// Memory for each replica (256Mi, 1Gi)
     #[arg(long)]
@@ -25,25 +26,25 @@ pub struct SettingArguments {
     #[arg(long, value_parser = parse_duration, value_name = "TIME")]
     timeout: Option<Duration>,
     /// Calls that one replica works on at once
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_number::<u32>)]
     concurrency: Option<u32>,
     /// Replicas that stay up without calls
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_number::<u32>)]
     min_scale: Option<u32>,
     /// Replicas at most
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_number::<u32>)]
     max_scale: Option<u32>,
     /// Answer only calls that bring a token; =false answers all again
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     require_token: Option<bool>,
     /// Asynchronous calls that each node makes at once
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_number::<u32>)]
     async_concurrency: Option<u32>,
     /// Asynchronous calls that may wait at each node
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_number::<u32>)]
     async_queue: Option<u32>,
     /// How often an asynchronous call is made before it is a dead letter
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_number::<u32>)]
     async_attempts: Option<u32>,
     /// How long an asynchronous call is tried (10m, 1h)
     #[arg(long, value_parser = parse_duration, value_name = "TIME")]
@@ -51,12 +52,13 @@ pub struct SettingArguments {
 }
 
 impl SettingArguments {
+    /// What they come to. Refused here is what the server would refuse, whatever the function had before.
     pub fn patch(&self) -> anyhow::Result<SettingsPatch> {
         let timeout_ms = self.timeout.map(|time| u64::try_from(time.as_millis())).transpose()?;
         let max_age_ms = self.async_max_age.map(|time| u64::try_from(time.as_millis())).transpose()?;
         let secrets = (!self.secrets.is_empty()).then(|| BTreeSet::from_iter(self.secrets.iter().cloned()));
-        Ok(SettingsPatch {
-            env: self.env.iter().map(|text| variable(text)).collect::<anyhow::Result<BTreeMap<_, _>>>()?,
+        let patch = SettingsPatch {
+            env: BTreeMap::from_iter(self.env.iter().cloned()),
             secrets,
             memory: self.memory,
             cpu_millis: self.cpu,
@@ -72,15 +74,21 @@ impl SettingArguments {
                 max_age_ms,
             },
             ..SettingsPatch::default()
-        })
+        };
+        patch.check()?;
+        Ok(patch)
     }
 }
 
 /// `KEY=VALUE`, or `KEY-` to unset.
-pub fn variable(text: &str) -> anyhow::Result<(String, Option<String>)> {
+pub fn variable(text: &str) -> Result<(String, Option<String>), &'static str> {
     match (text.split_once('='), text.strip_suffix('-')) {
         (Some((key, value)), _) => Ok((key.into(), Some(value.into()))),
         (None, Some(key)) => Ok((key.into(), None)),
-        (None, None) => anyhow::bail!("{text:?} is neither KEY=VALUE nor KEY-"),
+        (None, None) => Err("expected KEY=VALUE, or KEY- to take it away"),
     }
+}
+
+fn secret(text: &str) -> Result<String, InvalidSecretName> {
+    text.parse::<SecretName>().map(String::from)
 }

@@ -42,12 +42,21 @@ impl TlsError {
             Self::Authority { .. } | Self::Unusable { .. } => {
                 Some("--server-ca takes a file of certificates in PEM".into())
             }
+            Self::Handshake { source, .. } if is_no_tls(source) => {
+                Some("what answers there speaks plain HTTP: write http:// instead of https://".into())
+            }
             Self::Handshake { .. } => {
                 Some("name the server's certificate authority with --server-ca or FNBUILD_SERVER_CA".into())
             }
             Self::Name { .. } => None,
         }
     }
+}
+
+/// Whether the answer was no TLS record.
+fn is_no_tls(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|error| error.downcast_ref());
+    matches!(cause, Some(rustls::Error::InvalidMessage(_)))
 }
 
 pub struct Tls(TlsConnector);

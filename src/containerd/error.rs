@@ -67,6 +67,10 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
+    #[error("{program} is not in {container}")]
+    NoProgram { container: String, program: String },
+    #[error("{program} in {container} cannot be executed")]
+    NotExecutable { container: String, program: String },
     #[error("set up the streams of a command in {container}")]
     Streams {
         container: String,

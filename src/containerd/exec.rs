@@ -49,12 +49,44 @@ impl Containerd {
         process["args"] = serde_json::json!(request.args);
         process["terminal"] = serde_json::json!(request.terminal.is_some());
         let streams = (control.folder.as_path(), request.terminal.is_some());
-        self.exec_task((container, &control.id), streams, &process).await?;
+        let started = self.exec_task((container, &control.id), streams, &process).await;
+        started.map_err(|error| blamed(error, container, request))?;
         control.ended = false;
         if let Some((columns, rows)) = request.terminal {
             control.resize(columns, rows).await?;
         }
         Ok(Exec { stdin: Some(stdin), stdout, stderr, control })
+    }
+}
+
+/// The program's own fault, where it is: runtimes say it in words only.
+fn blamed(error: Error, container: &str, request: &ExecRequest) -> Error {
+    let said = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+    let (container, program) = (container.to_string(), request.args.first().cloned().unwrap_or_default());
+    match fault(&said, &program) {
+        Some(Fault::Missing) => Error::NoProgram { container, program },
+        Some(Fault::NotExecutable) => Error::NotExecutable { container, program },
+        None => error,
+    }
+}
+
+#[derive(PartialEq, Eq, Debug)]
+enum Fault {
+    Missing,
+    NotExecutable,
+}
+
+fn fault(said: &str, program: &str) -> Option<Fault> {
+    // Other things than the program can be missing, or be forbidden.
+    let (_, said) = said.split_once(program)?;
+    let said = said.to_lowercase();
+    let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    if says(&["not found in $path", "no such file or directory"]) {
+        Some(Fault::Missing)
+    } else if says(&["permission denied", "is a directory", "exec format error"]) {
+        Some(Fault::NotExecutable)
+    } else {
+        None
     }
 }
 
@@ -140,5 +172,29 @@ impl Drop for Control {
             let request = c8d::DeleteProcessRequest { container_id: container, exec_id: id };
             let _ = containerd.tasks().delete_process(request).await;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_runtimes_say_of_a_program_is_understood() {
+        let of = |program: &str, said: &str| {
+            fault(&format!("OCI runtime exec failed: exec failed: {said}: unknown"), program)
+        };
+        for said in [
+            "unable to start container process: exec: \"ls\": executable file not found in $PATH",
+            "executable file `ls` not found in $PATH: No such file or directory",
+        ] {
+            assert_eq!(of("ls", said), Some(Fault::Missing), "{said}");
+        }
+        let missing = "unable to start container process: exec: \"/x\": stat /x: no such file or directory";
+        assert_eq!(of("/x", missing), Some(Fault::Missing));
+        let denied = "unable to start container process: exec: \"/tmp\": permission denied";
+        assert_eq!(of("/tmp", denied), Some(Fault::NotExecutable));
+        assert_eq!(of("ls", "no such file or directory: /sys/fs/cgroup/x"), None);
+        assert_eq!(of("ls", "the container is not running"), None);
     }
 }

@@ -23,7 +23,7 @@ impl LabelledScale {
     /// One replica stays up, as OpenFaaS has it, unless a label says another number, or that none need.
     pub fn of(labels: &BTreeMap<String, String>) -> Result<Self, InvalidSetting> {
         let label = |key: &str| labels.get(key).map(String::as_str);
-        let number = |key: &str| label(key).map(number).transpose();
+        let number = |key| label(key).map(|text| number(key, text)).transpose();
         let usual = u32::from(label(SCALE_ZERO) != Some("true"));
         let min = number(SCALE_MIN)?.unwrap_or(usual);
         let max = number(SCALE_MAX)?.unwrap_or_else(|| Settings::default().max_scale.max(min));
@@ -33,7 +33,25 @@ impl LabelledScale {
     }
 }
 
-fn number(text: &str) -> Result<u32, InvalidSetting> {
-    let expected = "a number of replicas or calls";
-    text.parse().map_err(|_| InvalidSetting { text: text.chars().take(80).collect(), expected })
+fn number(label: &'static str, text: &str) -> Result<u32, InvalidSetting> {
+    let expected = match label {
+        SCALE_TARGET => "a number of calls at once, for example 8",
+        _ => "a number of replicas, for example 2",
+    };
+    text.parse().map_err(|_| InvalidSetting::Label { label, text: text.chars().take(80).collect(), expected })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_that_cannot_be_read_is_named() {
+        let labels = BTreeMap::from([(SCALE_MIN.to_string(), "x".to_string())]);
+        let told = LabelledScale::of(&labels).unwrap_err().to_string();
+        assert_eq!(
+            told,
+            "the label com.openfaas.scale.min is \"x\": it must be a number of replicas, for example 2"
+        );
+    }
 }

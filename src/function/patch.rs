@@ -1,6 +1,7 @@
 //! Changes to settings: what a push or `fnbuild config` says on top of the version before.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -66,11 +67,16 @@ impl AsyncPatch {
     }
 }
 
-/// No Python starts with so little, but other images are content with it; of some values below, the kernel wants none.
-const LEAST_MEMORY: Memory = Memory(4 << 20);
+/// No Python starts with so little, but other images are content with it. No machine has so much.
+const MEMORY: [Memory; 2] = [Memory(4 << 20), Memory(64 << 40)];
+/// Thousandths.
+const CPU: [u32; 2] = [10, 1_024_000];
+/// The kernel wants none of what is below, and has no more in all.
+const PIDS: [u32; 2] = [4, 4 << 20];
+/// To the first byte of an answer. Whoever has longer to wait makes an asynchronous call.
+const TIMEOUT: [Duration; 2] = [Duration::from_millis(1), Duration::from_secs(24 * 60 * 60)];
 /// Linux keeps arguments and environment together in a bounded space; a variable has 128 KiB at most.
 const LONGEST_VARIABLE: usize = 128 << 10;
-
 /// More replicas of one function than any cluster of ours has; a slip of the finger shall not start them.
 const LARGEST_SCALE: u32 = 1000;
 
@@ -97,6 +103,13 @@ impl SettingsPatch {
         check(&after)?;
         Ok(after)
     }
+
+    /// Refuses what no settings before could make right: for whoever does not know them.
+    pub fn check(&self) -> Result<(), InvalidSetting> {
+        // A smallest scale alone may well be meant for a largest that was set before.
+        let lenient = Settings { max_scale: LARGEST_SCALE, ..Settings::default() };
+        self.apply(&lenient).map(drop)
+    }
 }
 
 fn merge(into: &mut BTreeMap<String, String>, changes: &BTreeMap<String, Option<String>>) {
@@ -115,42 +128,56 @@ fn replace<T: Clone>(into: &mut T, value: Option<&T>) {
 }
 
 fn check(settings: &Settings) -> Result<(), InvalidSetting> {
-    let refuse = |text: String, expected| Err(InvalidSetting { text, expected });
     for (key, value) in &settings.env {
-        let shown = || key.chars().take(80).collect();
+        let refuse = |reason| Err(InvalidSetting::Variable { name: key.chars().take(80).collect(), reason });
         if key.is_empty() || key.contains(['=', '\0']) {
-            return refuse(shown(), "a variable's name (it must not be empty nor hold = or NUL)");
+            return refuse("a name must not be empty, and holds neither = nor NUL");
         }
-        if value.contains('\0') || key.len() + value.len() + 2 > LONGEST_VARIABLE {
-            return refuse(shown(), "a variable that a process can be given (a NUL, or above 128 KiB)");
+        if value.contains('\0') {
+            return refuse("its value holds a NUL");
+        }
+        if key.len() + value.len() + 2 > LONGEST_VARIABLE {
+            return refuse("name and value together have more than 128 KiB");
         }
     }
-    if settings.memory < LEAST_MEMORY {
-        return refuse(settings.memory.to_string(), "enough memory (at least 4Mi)");
-    }
-    if settings.cpu_millis < 10 {
-        return refuse(format!("{}m", settings.cpu_millis), "enough CPU (at least 0.01)");
-    }
-    if settings.pids < 4 {
-        return refuse(settings.pids.to_string(), "enough processes (at least 4)");
-    }
-    if settings.timeout_ms == 0 {
-        return refuse("0".into(), "a timeout (at least 1ms)");
-    }
-    if settings.concurrency == 0 || settings.max_scale == 0 {
-        return refuse("0".into(), "a concurrency or a largest scale (at least 1)");
-    }
-    if settings.max_scale > LARGEST_SCALE {
-        return refuse(settings.max_scale.to_string(), "a largest scale of at most 1000");
-    }
+    within("memory", settings.memory, MEMORY, |memory| memory.to_string())?;
+    within("cpu", settings.cpu_millis, CPU, |millis| (f64::from(millis) / 1000.0).to_string())?;
+    within("pids", settings.pids, PIDS, |pids| pids.to_string())?;
+    within("timeout", Duration::from_millis(settings.timeout_ms), TIMEOUT, time)?;
     let AsyncSettings { concurrency, queue, attempts, max_age_ms } = settings.asynchronous;
-    if concurrency == 0 || queue == 0 || attempts == 0 || max_age_ms == 0 {
-        return refuse("0".into(), "a bound of asynchronous calls (at least 1)");
+    for (setting, value, most) in [
+        ("concurrency", settings.concurrency, u32::MAX),
+        ("max-scale", settings.max_scale, LARGEST_SCALE),
+        ("async-concurrency", concurrency, u32::MAX),
+        ("async-queue", queue, u32::MAX),
+        ("async-attempts", attempts, u32::MAX),
+    ] {
+        within(setting, value, [1, most], |number| number.to_string())?;
     }
-    if settings.min_scale > settings.max_scale {
-        return refuse(settings.min_scale.to_string(), "a smallest scale at or below the largest");
+    within("async-max-age", Duration::from_millis(max_age_ms), [TIMEOUT[0], Duration::MAX], time)?;
+    let (min, max) = (settings.min_scale, settings.max_scale);
+    if min > max { Err(InvalidSetting::Scale { min, max }) } else { Ok(()) }
+}
+
+fn within<T: PartialOrd + Copy>(
+    setting: &'static str,
+    value: T,
+    [least, most]: [T; 2],
+    show: impl Fn(T) -> String,
+) -> Result<(), InvalidSetting> {
+    if value < least {
+        return Err(InvalidSetting::TooSmall { setting, value: show(value), least: show(least) });
+    }
+    if value > most {
+        return Err(InvalidSetting::TooLarge { setting, value: show(value), most: show(most) });
     }
     Ok(())
+}
+
+/// As it may be written: `24h`, `1m 30s`.
+fn time(time: Duration) -> String {
+    let signed = jiff::SignedDuration::try_from(time).unwrap_or(jiff::SignedDuration::MAX);
+    format!("{signed:#}")
 }
 
 /// Thousandths of a CPU from `0.5`, `2` or, as Kubernetes writes it, `500m`.
@@ -165,15 +192,20 @@ pub fn parse_cpu(text: &str) -> Result<u32, InvalidSetting> {
             .map(|millis| millis as u32),
     };
     let expected = "an amount of CPU (for example 0.5, 2 or 500m)";
-    millis.ok_or_else(|| InvalidSetting { text: text.chars().take(80).collect(), expected })
+    millis.ok_or_else(|| InvalidSetting::unreadable(text, expected))
 }
 
 /// `30s`, `1m30s`, `500ms`.
 pub fn parse_duration(text: &str) -> Result<Duration, InvalidSetting> {
     let expected = "a length of time (for example 500ms, 30s or 5m)";
-    let refused = || InvalidSetting { text: text.chars().take(80).collect(), expected };
+    let refused = || InvalidSetting::unreadable(text, expected);
     let parsed: jiff::SignedDuration = text.parse().map_err(|_| refused())?;
     parsed.try_into().map_err(|_| refused())
+}
+
+/// A count, for a flag that takes one.
+pub fn parse_number<T: FromStr>(text: &str) -> Result<T, &'static str> {
+    text.parse().map_err(|_| "expected a whole number, for example 3")
 }
 
 #[cfg(test)]
@@ -200,24 +232,33 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_cannot_be_run_are_refused() {
-        for json in [
-            r#"{"env": {"": "x"}}"#,
-            r#"{"env": {"A=B": "x"}}"#,
-            r#"{"env": {"A": "x\u0000"}}"#,
-            r#"{"memory": 1024}"#,
-            r#"{"cpuMillis": 0}"#,
-            r#"{"pids": 1}"#,
-            r#"{"timeoutMs": 0}"#,
-            r#"{"concurrency": 0}"#,
-            r#"{"maxScale": 0}"#,
-            r#"{"maxScale": 1001}"#,
-            r#"{"minScale": 9, "maxScale": 3}"#,
-            r#"{"async": {"attempts": 0}}"#,
+    fn settings_that_cannot_be_run_are_refused_with_their_name_and_bound() {
+        for (json, told) in [
+            (r#"{"env": {"": "x"}}"#, "the variable \"\" cannot be set: a name must not be empty"),
+            (r#"{"env": {"A=B": "x"}}"#, "the variable \"A=B\" cannot be set"),
+            (r#"{"env": {"A": "x\u0000"}}"#, "the variable \"A\" cannot be set: its value holds a NUL"),
+            (r#"{"memory": 1024}"#, "memory 1Ki is too small: it must be at least 4Mi"),
+            (r#"{"memory": 107373108658176}"#, "memory 99999Gi is too large: it can be at most 64Ti"),
+            (r#"{"cpuMillis": 0}"#, "cpu 0 is too small: it must be at least 0.01"),
+            (r#"{"cpuMillis": 1024001}"#, "cpu 1024.001 is too large: it can be at most 1024"),
+            (r#"{"pids": 1}"#, "pids 1 is too small: it must be at least 4"),
+            (r#"{"timeoutMs": 0}"#, "timeout 0s is too small: it must be at least 1ms"),
+            (r#"{"timeoutMs": 359999996400000}"#, "timeout 99999999h is too large: it can be at most 24h"),
+            (r#"{"concurrency": 0}"#, "concurrency 0 is too small: it must be at least 1"),
+            (r#"{"maxScale": 0}"#, "max-scale 0 is too small: it must be at least 1"),
+            (r#"{"maxScale": 1001}"#, "max-scale 1001 is too large: it can be at most 1000"),
+            (r#"{"minScale": 9, "maxScale": 3}"#, "min-scale 9 is above max-scale 3"),
+            (r#"{"async": {"attempts": 0}}"#, "async-attempts 0 is too small"),
+            (r#"{"async": {"maxAgeMs": 0}}"#, "async-max-age 0s is too small"),
         ] {
-            assert!(patch(json).apply(&Settings::default()).is_err(), "{json}");
+            let refused = patch(json).apply(&Settings::default()).unwrap_err();
+            assert!(refused.to_string().starts_with(told), "{json}: {refused}");
+            assert_eq!(patch(json).check(), Err(refused));
         }
         assert!(serde_json::from_str::<SettingsPatch>(r#"{"memroy": 1}"#).is_err());
+        // The settings before may have a largest scale that it is below.
+        assert_eq!(patch(r#"{"minScale": 9}"#).check(), Ok(()));
+        assert!(patch(r#"{"minScale": 9, "reset": true}"#).check().is_err());
     }
 
     #[test]

@@ -80,21 +80,39 @@ impl Default for Settings {
 #[serde(transparent)]
 pub struct Memory(pub u64);
 
-/// A setting that cannot be read.
-#[derive(Debug, thiserror::Error)]
-#[error("{text:?} is not {expected}")]
-pub struct InvalidSetting {
-    pub text: String,
-    pub expected: &'static str,
+/// A setting that cannot be read, or that nothing can be run with. Names it as its flag does, without the dashes.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum InvalidSetting {
+    #[error("{text:?} is not {expected}")]
+    Unreadable { text: String, expected: &'static str },
+    #[error("{setting} {value} is too small: it must be at least {least}")]
+    TooSmall { setting: &'static str, value: String, least: String },
+    #[error("{setting} {value} is too large: it can be at most {most}")]
+    TooLarge { setting: &'static str, value: String, most: String },
+    #[error("min-scale {min} is above max-scale {max}: it can be at most as large")]
+    Scale { min: u32, max: u32 },
+    #[error("the variable {name:?} cannot be set: {reason}")]
+    Variable { name: String, reason: &'static str },
+    #[error("the label {label} is {text:?}: it must be {expected}")]
+    Label { label: &'static str, text: String, expected: &'static str },
 }
 
-const UNITS: [(&str, u64); 7] = [
+impl InvalidSetting {
+    /// What was given instead of what was expected, shortened to what a line can hold.
+    pub(super) fn unreadable(text: &str, expected: &'static str) -> Self {
+        Self::Unreadable { text: text.chars().take(80).collect(), expected }
+    }
+}
+
+const UNITS: [(&str, u64); 9] = [
     ("Ki", 1 << 10),
     ("Mi", 1 << 20),
     ("Gi", 1 << 30),
+    ("Ti", 1 << 40),
     ("k", 1_000),
     ("M", 1_000_000),
     ("G", 1_000_000_000),
+    ("T", 1_000_000_000_000),
     ("", 1),
 ];
 
@@ -108,17 +126,15 @@ impl FromStr for Memory {
             let (_, unit) = UNITS.iter().find(|(name, _)| *name == suffix)?;
             number.parse::<u64>().ok()?.checked_mul(*unit).map(Self)
         };
-        parse().ok_or_else(|| InvalidSetting {
-            text: text.chars().take(80).collect(),
-            expected: "an amount of memory (for example 256Mi, 1Gi or 500M)",
-        })
+        let expected = "an amount of memory (for example 256Mi, 1Gi or 500M)";
+        parse().ok_or_else(|| InvalidSetting::unreadable(text, expected))
     }
 }
 
 impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unit = |(_, size): &&(&str, u64)| self.0 != 0 && self.0.is_multiple_of(*size);
-        let binary = UNITS[..3].iter().rev().find(unit);
+        let binary = UNITS[..4].iter().rev().find(unit);
         let (name, size) = binary.copied().unwrap_or(("", 1));
         write!(f, "{}{name}", self.0 / size)
     }
@@ -134,6 +150,7 @@ mod tests {
             ("256Mi", 256 << 20, "256Mi"),
             ("1G", 1_000_000_000, "1000000000"),
             ("2048Ki", 2 << 20, "2Mi"),
+            ("64Ti", 64 << 40, "64Ti"),
             ("0", 0, "0"),
         ] {
             let memory: Memory = text.parse().unwrap();

@@ -31,7 +31,7 @@ pub enum Fault {
     NoPath { path: String },
     #[error("there is no function {target}")]
     NoFunction { target: String },
-    #[error("the function of {target} has no such version")]
+    #[error("{} has no version {}", name(target), version(target))]
     NoVersion { target: String },
     #[error("{target} answers only calls with a token: {source}")]
     NotAdmitted { target: String, source: NotAdmitted },
@@ -51,6 +51,15 @@ pub enum Fault {
     TimedOut { target: String, limit: Duration },
     #[error("the answer of {target} is larger than {limit} bytes")]
     AnswerTooLarge { target: String, limit: u64 },
+}
+
+/// Of `NAME` or `NAME@VERSION`.
+fn name(target: &str) -> &str {
+    target.split_once('@').map_or(target, |(name, _)| name)
+}
+
+fn version(target: &str) -> &str {
+    target.split_once('@').map_or("", |(_, version)| version)
 }
 
 fn seconds(time: &Duration) -> String {
@@ -125,6 +134,19 @@ impl Fault {
         }
     }
 
+    /// The next step, where there is one for whoever runs the function.
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoVersion { target } => {
+                Some(format!("`fnbuild versions {}` lists those that are there", name(target)))
+            }
+            Self::CannotStart { target, whose: Whose::Function, .. } | Self::Died { target, .. } => {
+                Some(format!("`fnbuild logs {}` shows what it printed", name(target)))
+            }
+            _ => None,
+        }
+    }
+
     pub fn status(&self) -> StatusCode {
         self.describe().0
     }
@@ -138,11 +160,14 @@ impl Fault {
     pub fn answer<L>(&self, call: &HeaderValue) -> Response<AnswerBody<L>> {
         let (status, kind, whose) = self.describe();
         let id = call.to_str().unwrap_or_default();
-        let problem = serde_json::json!({
+        let mut problem = serde_json::json!({
             "errorType": kind,
             "errorMessage": self.to_string(),
             "requestId": id,
         });
+        if let Some(hint) = self.hint() {
+            problem["hint"] = hint.into();
+        }
         let mut response = Response::new(AnswerBody::whole(Bytes::from(problem.to_string())));
         *response.status_mut() = status;
         let headers = response.headers_mut();

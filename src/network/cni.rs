@@ -17,6 +17,16 @@ const VERSION: &str = "1.0.0";
 /// The interface's name inside.
 const INTERFACE: &str = "eth0";
 
+/// The programs that are called, the last by the one before it.
+const PROGRAMS: [&str; 3] = ["loopback", "bridge", "host-local"];
+
+/// That all of them are in the folder: said at the start, not with the first call.
+pub(super) fn check(folder: &Path) -> Result<(), Error> {
+    let missing = PROGRAMS.into_iter().filter(|program| !folder.join(program).is_file());
+    let missing: Vec<_> = missing.collect();
+    if missing.is_empty() { Ok(()) } else { Err(Error::NoPlugins { missing, folder: folder.into() }) }
+}
+
 /// The plugins and what they are told.
 #[derive(Debug)]
 pub(super) struct Plugins {
@@ -133,5 +143,22 @@ impl Plugins {
             .env("CNI_IFNAME", interface)
             .env("CNI_PATH", &self.folder);
         run(command, configuration.to_string().as_bytes()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_that_are_not_there_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        for program in ["bridge", "loopback"] {
+            std::fs::write(folder.path().join(program), "").unwrap();
+        }
+        let Err(Error::NoPlugins { missing, .. }) = check(folder.path()) else { panic!("one is missing") };
+        assert_eq!(missing, ["host-local"]);
+        std::fs::write(folder.path().join("host-local"), "").unwrap();
+        assert!(check(folder.path()).is_ok());
     }
 }

@@ -21,6 +21,8 @@ pub enum Error {
         #[source]
         source: nix::Error,
     },
+    #[error("the CNI plugins {} are not in {}", missing.join(", "), folder.display())]
+    NoPlugins { missing: Vec<&'static str>, folder: PathBuf },
     #[error("start {program}")]
     Start {
         program: String,
@@ -47,6 +49,8 @@ pub enum Error {
     Interrupted,
 }
 
+const PLUGINS_HINT: &str = "install them (apt install containernetworking-plugins), or name the folder that has them with --cni-plugins";
+
 impl Error {
     pub(super) fn files(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
@@ -56,11 +60,16 @@ impl Error {
     /// The next step, where there is one.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::NoPlugins { .. } => Some(PLUGINS_HINT.into()),
             Self::Start { program, .. } if program.contains("cni") || program.ends_with("bridge") => {
-                Some("install the CNI plugins (apt install containernetworking-plugins) or name their folder with --cni-plugins".into())
+                Some(PLUGINS_HINT.into())
             }
-            Self::Start { program, .. } => Some(format!("is {program} installed? (apt install iproute2 iptables)")),
-            Self::Taken { .. } | Self::NoSubnet => Some("name a free one with --subnet, for example 10.90.4.0/22".into()),
+            Self::Start { program, .. } => {
+                Some(format!("is {program} installed? (apt install iproute2 iptables)"))
+            }
+            Self::Taken { .. } | Self::NoSubnet => {
+                Some("name a free one with --subnet, for example 10.90.4.0/22".into())
+            }
             Self::Namespace { .. } => Some("fnbuild serve needs root to make network namespaces".into()),
             _ => None,
         }

@@ -88,6 +88,11 @@ impl Network {
         Ok(Self { id: config.folder_id, folder, subnet: claimed, bridge, plugins, rules })
     }
 
+    /// That the programs which it takes are in this folder: to be known before the first container asks for them.
+    pub fn check(plugins: &Path) -> Result<(), Error> {
+        cni::check(plugins)
+    }
+
     pub fn subnet(&self) -> Subnet {
         self.subnet
     }

@@ -95,7 +95,11 @@ impl Workshop {
         let pushed = publish(&self.registry, &job, &Arc::new(Meter::default())).await;
         self.count(&pushed, began.elapsed());
         self.trace(name, order.context, (clock, began), &pushed);
-        let pushed = pushed?;
+        // Where the upload was kept is nothing to whoever sent it.
+        let pushed = pushed.map_err(|error| match error {
+            PublishError::Source(error) => error.nameless().into(),
+            other => other,
+        })?;
         Ok(VersionRequest {
             repository: job.repository,
             digest: pushed.digest,

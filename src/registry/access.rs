@@ -49,6 +49,14 @@ impl Default for Patience {
     }
 }
 
+/// A registry's `HOST[:PORT]`, as a flag takes it.
+///
+/// # Errors
+/// [`Error::InvalidHost`], for a URL above all.
+pub fn host(text: &str) -> Result<String, Error> {
+    root(text, &Access::default()).map(|_| text.into())
+}
+
 /// The root URL of a registry, `http://HOST[:PORT]/` or `https://…`.
 pub(super) fn root(host: &str, access: &Access) -> Result<Url, Error> {
     // Docker Hub's API has never lived under its name.

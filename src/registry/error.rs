@@ -11,7 +11,7 @@ use crate::oci::Digest;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{host:?} is no registry's HOST[:PORT]")]
+    #[error("{host:?} is no registry's HOST[:PORT]{}", scheme(host))]
     InvalidHost { host: String },
     #[error("connect to {address}")]
     Connect { address: String, refused: bool, source: io::Error },
@@ -89,6 +89,14 @@ impl Error {
                 format!("log in with: fnbuild login {registry}")
             }
             Self::Status { status: StatusCode::TOO_MANY_REQUESTS, .. } => "try again later".into(),
+            // What a registry says of a push that it does not take is another thing; this is what others say.
+            Self::Status {
+                method: Method::POST,
+                status: StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED,
+                ..
+            } => "is that a registry's address, and has it this repository? Name another with --registry"
+                .into(),
+            Self::Protocol { .. } => "is that a registry's address? Name another with --registry".into(),
             _ => return None,
         })
     }
@@ -130,6 +138,12 @@ pub(super) fn shown(url: &url::Url) -> String {
 pub(super) fn authority(url: &url::Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_string(), |port| format!("{host}:{port}"))
+}
+
+/// The usual reason for a host that is none.
+fn scheme(host: &str) -> String {
+    let scheme = host.split_once("://").map(|(scheme, _)| format!(": leave {scheme}:// out"));
+    scheme.unwrap_or_default()
 }
 
 fn list(digests: &[Digest]) -> String {

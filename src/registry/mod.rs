@@ -26,7 +26,7 @@ mod transport;
 use http::{Method, StatusCode};
 use url::Url;
 
-pub use access::{Access, Patience};
+pub use access::{Access, Patience, host};
 pub use auth::Secret;
 pub use body::{Chunks, Content, InMemory};
 pub use credentials::Login;

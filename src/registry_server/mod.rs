@@ -30,6 +30,7 @@ mod server;
 mod store;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,6 +67,10 @@ pub struct Config {
 pub enum ServerError {
     #[error("open the registry's folder {}", path.display())]
     Store { path: PathBuf, source: StoreError },
+    #[error("there is no registry at {}", path.display())]
+    NoRegistry { path: PathBuf },
+    #[error("cannot listen on {address}")]
+    Listen { address: SocketAddr, source: io::Error },
     #[error("collect garbage: {message}")]
     Collect { message: String },
     #[error("read the users of {}", path.display())]
@@ -95,6 +100,16 @@ impl ServerError {
             Self::Store { source: StoreError::Locked { .. }, .. } => {
                 Some("another registry serves this folder; stop it, or name another --data-dir".into())
             }
+            Self::NoRegistry { .. } => Some(
+                "name the folder that has one with --data-dir; `fnbuild registry serve` makes one".into(),
+            ),
+            Self::Listen { source, .. } => match source.kind() {
+                io::ErrorKind::AddrInUse => Some(
+                    "something listens there already: stop it, or name another address with --listen".into(),
+                ),
+                io::ErrorKind::PermissionDenied => Some("ports below 1024 need root".into()),
+                _ => None,
+            },
             Self::HtpasswdLine { .. } => Some("write entries with: htpasswd -B FILE USER".into()),
             _ => None,
         }
@@ -156,9 +171,12 @@ impl Opened {
 
 /// Collects once: through the server that serves `root`, if one runs, else here.
 pub async fn collect(root: &Path, policy: Policy) -> Result<Report, ServerError> {
-    let (folder, asked) = (root.to_path_buf(), root.exists());
+    if !root.exists() {
+        return Err(ServerError::NoRegistry { path: root.into() });
+    }
+    let folder = root.to_path_buf();
     let answered = tokio::task::spawn_blocking(move || control::ask(&folder, policy)).await;
-    if let (true, Ok(answered)) = (asked, answered)
+    if let Ok(answered) = answered
         && let Some(report) = answered?
     {
         return Ok(report);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::function::{FunctionName, VersionNumber};
+use crate::function::{FunctionName, Memory, Settings, VersionNumber};
 use crate::oci::{Digest, Repository};
 use crate::secrets::{InvalidSecretName, SecretError};
 use crate::store::StoreError;
@@ -54,12 +54,18 @@ pub enum Error {
         log_tail(last_lines)
     )]
     Died { status: u32, port: u16, last_lines: Vec<String> },
+    #[error("it was out of memory before it listened (the limit is {limit}){}", log_tail(last_lines))]
+    OutOfMemory { limit: Memory, last_lines: Vec<String> },
     #[error("it did not listen on port {port} within {} s", waited.as_secs())]
     NotListening { port: u16, waited: Duration },
     #[error(transparent)]
     Secret(#[from] SecretError),
     #[error(transparent)]
     SecretName(#[from] InvalidSecretName),
+    #[error("{program} is not in {name}'s container")]
+    NoProgram { name: FunctionName, program: String },
+    #[error("{program} cannot be executed in {name}'s container")]
+    NotExecutable { name: FunctionName, program: String },
     #[error("put the secrets into {id}")]
     SecretFiles {
         id: String,
@@ -127,7 +133,10 @@ impl Error {
 
     /// Whether it is the function that cannot start, and not the platform that cannot start it.
     pub fn is_of_the_function(&self) -> bool {
-        matches!(self, Self::Died { .. } | Self::NotListening { .. } | Self::NoCommand { .. })
+        matches!(
+            self,
+            Self::Died { .. } | Self::OutOfMemory { .. } | Self::NotListening { .. } | Self::NoCommand { .. }
+        )
     }
 
     /// The next step, where there is one.
@@ -139,15 +148,21 @@ impl Error {
             Self::Elsewhere { .. } => Some(
                 "let a balancer retry elsewhere, or set --max-scale to the number of nodes or more".into(),
             ),
-            Self::CannotStart { source, .. } => source.hint(),
+            Self::CannotStart { name, source, .. } => match &**source {
+                Self::OutOfMemory { .. } => Some(format!(
+                    "give it more: fnbuild config {name} --memory {}",
+                    Settings::default().memory
+                )),
+                Self::Died { .. } | Self::NotListening { .. } => {
+                    Some(format!("fnbuild logs {name} shows what it printed"))
+                }
+                other => other.hint(),
+            },
             Self::Secret(SecretError::NotFound { name }) => {
                 Some(format!("create it: fnbuild secret create {name}"))
             }
             Self::Secret(error) => error.hint(),
             Self::UnknownFunction { .. } => Some("fnbuild list shows the functions there are".into()),
-            Self::Died { .. } | Self::NotListening { .. } => {
-                Some("fnbuild logs NAME shows what it printed".into())
-            }
             Self::Pull { .. } => Some("is the registry up? The image must be in it".into()),
             _ => None,
         }

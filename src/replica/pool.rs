@@ -207,7 +207,7 @@ impl Replicas {
                     tracing::warn!(replica = %id, error = &error as &dyn std::error::Error, "hand-over failed");
                     self.discard(id);
                     // The function's own doing: another container would end like this one.
-                    if matches!(error, Error::Died { .. } | Error::NotListening { .. }) {
+                    if error.is_of_the_function() {
                         return None;
                     }
                 }

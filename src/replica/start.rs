@@ -13,7 +13,7 @@ use super::image::{FOLDER_LABEL, Images, RUNTIME_LABEL};
 use super::revision::Revision;
 use super::{Error, FolderId, Replica, Timing, WallSettings, logger, logs, ready};
 use crate::containerd::{BindMount, Containerd, Labels, Limits, NewContainer, RuntimeSpec};
-use crate::function::Settings;
+use crate::function::{Memory, Settings};
 use crate::network::Network;
 use crate::oci::ContainerConfig;
 use crate::secrets::Secrets;
@@ -33,6 +33,10 @@ const MARK_CALLS: &str = "FNBUILD_MARK_CALLS=1";
 
 /// How long a process may take to end after SIGTERM. Its calls have ended before.
 const GRACE: Duration = Duration::from_millis(300);
+
+/// The kernel has no other weights for a cgroup's CPU.
+pub(super) const LEAST_SHARES: u64 = 2;
+const MOST_SHARES: u64 = 262_144;
 
 const SIGTERM: u32 = 15;
 const SIGKILL: u32 = 9;
@@ -120,7 +124,7 @@ impl Starter {
         timing.create = lap();
 
         let has_health = image.config.config.labels.contains_key(RUNTIME_LABEL);
-        self.listening(id, address, (has_health, &log)).await?;
+        self.listening(id, address, (has_health, &log, settings.memory)).await?;
         timing.boot = lap();
         let (name, version) = (revision.name.clone(), revision.version.number);
         let (fate, _) = watch::channel(None);
@@ -133,16 +137,22 @@ impl Starter {
         &self,
         id: &str,
         address: SocketAddr,
-        (health, log): (bool, &Path),
+        (health, log, limit): (bool, &Path, Memory),
     ) -> Result<(), Error> {
         let port = address.port();
         tokio::select! {
             () = ready::ready(address, health) => Ok(()),
             exit = self.containerd.wait_task(id) => {
                 let status = exit?.status;
+                // Known as long as the task is.
+                let starved = self.strain(id).out_of_memory > 0;
                 // Ends the task, so that the logger has written all that there was.
                 let _ = self.containerd.remove_task(id).await;
-                Err(Error::Died { status, port, last_lines: logs::last_lines(log, 5) })
+                let last_lines = logs::last_lines(log, 5);
+                Err(match starved {
+                    true => Error::OutOfMemory { limit, last_lines },
+                    false => Error::Died { status, port, last_lines },
+                })
             }
             () = tokio::time::sleep(self.start_timeout) => {
                 Err(Error::NotListening { port, waited: self.start_timeout })
@@ -258,7 +268,7 @@ impl WallSettings {
         Limits {
             memory_bytes: settings.memory.0,
             cpu_millis: settings.cpu_millis,
-            cpu_shares: u64::from(settings.cpu_millis).max(2),
+            cpu_shares: u64::from(settings.cpu_millis).clamp(LEAST_SHARES, MOST_SHARES),
             pids: settings.pids,
             tmp_bytes: self.tmp_bytes,
             open_files: self.open_files,
@@ -315,6 +325,15 @@ mod tests {
         settings.env.insert("A".into(), "settings".into());
         let env = environment(&settings, &image.env, 9000);
         assert_eq!(env, ["HOME=/tmp", "PORT=9000", "A=settings"]);
+    }
+
+    #[test]
+    fn a_machine_of_many_cores_gets_the_largest_weight_there_is() {
+        let shares = |cpu_millis| {
+            let settings = Settings { cpu_millis, ..Settings::default() };
+            WallSettings::default().limits(&settings).cpu_shares
+        };
+        assert_eq!([10, 500, 300_000].map(shares), [10, 500, 262_144]);
     }
 
     #[test]

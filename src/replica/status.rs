@@ -12,7 +12,7 @@ use super::{
     Death, Error, ExecRequest, Fate, LogLine, LogQuery, Replica, ReplicaState, ReplicaStatus, logs, places,
 };
 use crate::cluster::{Capacity, Load, NodeReplica};
-use crate::containerd::Exec;
+use crate::containerd::{self, Exec};
 use crate::function::{FunctionName, Settings};
 
 impl Replicas {
@@ -143,7 +143,14 @@ impl Replicas {
         let id = || replica.map_or_else(|| format!("of {name}"), str::to_string);
         let found = found.ok_or_else(|| Error::UnknownReplica { id: id() })?;
         let folder = self.starter.folder_of(&found.id);
-        Ok(self.starter.containerd.exec(&found.id, request, folder).await?)
+        let started = self.starter.containerd.exec(&found.id, request, folder).await;
+        started.map_err(|error| match error {
+            containerd::Error::NoProgram { program, .. } => Error::NoProgram { name: name.clone(), program },
+            containerd::Error::NotExecutable { program, .. } => {
+                Error::NotExecutable { name: name.clone(), program }
+            }
+            other => other.into(),
+        })
     }
 
     /// Whether containerd answers: for readiness.

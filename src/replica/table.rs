@@ -80,6 +80,7 @@ impl Replicas {
     /// Connects, brings the network up, adopts what still runs of the store's current versions and removes the rest of
     /// what this data folder left behind. Then follows the store and looks after all of it until [`Replicas::stop`].
     pub async fn start(config: ReplicaConfig) -> Result<Arc<Self>, Error> {
+        Network::check(&config.network.plugins)?;
         let containerd = Containerd::connect(&config.socket, &config.namespace).await?;
         let network = Network::start(NetworkConfig {
             folder_id: config.folder.to_string(),

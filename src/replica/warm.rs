@@ -23,7 +23,7 @@ use super::dress::{Garment, dress};
 use super::image::{Base, CODE, Code, ENTRY, FOLDER_LABEL, Unpacked};
 use super::revision::Revision;
 use super::secret_files::SecretFiles;
-use super::start::{Starter, port};
+use super::start::{LEAST_SHARES, Starter, port};
 use super::{Error, Replica, Timing, logger, logs, ready};
 use crate::containerd::{BindMount, Labels, NewContainer};
 use crate::function::Settings;
@@ -36,8 +36,6 @@ const NOBODY: &str = "fnbuild";
 
 /// The entry point where neither settings nor image name one.
 const DEFAULT_ENTRY: &str = "func:run";
-
-const LEAST_SHARES: u64 = 2;
 
 /// How long a runtime that waits may take to say that it has understood.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -164,7 +162,7 @@ impl Starter {
         told.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(failed)?;
         // Told is not loaded: until the import has ended, calls belong to the version before.
         let address = SocketAddr::from((warm.address, warm.port));
-        self.listening(&id, address, (true, &log)).await?;
+        self.listening(&id, address, (true, &log, settings.memory)).await?;
         timing.boot = lap();
         let (fate, _) = watch::channel(None);
         let (pid, gone) = (warm.pid, Default::default());

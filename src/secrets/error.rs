@@ -11,8 +11,8 @@ pub enum SecretError {
     NotFound { name: SecretName },
     #[error("there is a secret {name} already")]
     Exists { name: SecretName },
-    #[error("the value of the secret {name} has {size} bytes, more than {}", super::LARGEST_SECRET)]
-    TooLarge { name: SecretName, size: usize },
+    #[error("the value of the secret {name} has more than {} bytes", super::LARGEST_SECRET)]
+    TooLarge { name: SecretName },
     #[error("the secrets are sealed with the key {theirs}, this node has {ours}")]
     OtherKey { ours: String, theirs: String },
     #[error("the sealed value of {name} is damaged, or was moved there from another name")]

@@ -114,7 +114,7 @@ impl Secrets {
 
     fn seal(&self, name: &SecretName, value: &[u8]) -> Result<Vec<u8>, SecretError> {
         if value.len() > LARGEST_SECRET {
-            return Err(SecretError::TooLarge { name: name.clone(), size: value.len() });
+            return Err(SecretError::TooLarge { name: name.clone() });
         }
         seal::seal(&self.key, name, value)
     }

@@ -19,7 +19,7 @@ pub fn seal(key: &SecretKey, name: &SecretName, value: &[u8]) -> Result<Vec<u8>,
     let payload = Payload { msg: value, aad: name.as_str().as_bytes() };
     let sealed = cipher(key).encrypt(&XNonce::from(nonce), payload);
     // Only a value above 256 GiB cannot be sealed.
-    let sealed = sealed.map_err(|_| SecretError::TooLarge { name: name.clone(), size: value.len() })?;
+    let sealed = sealed.map_err(|_| SecretError::TooLarge { name: name.clone() })?;
     Ok([&[FORMAT], key.id().as_str().as_bytes(), &nonce, &sealed].concat())
 }
 

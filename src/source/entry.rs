@@ -2,6 +2,7 @@
 
 use std::io::Read;
 
+use super::error::Place;
 use super::python::{self, Binding, Version};
 use super::tree::{self, Content, Entry, Kind};
 use super::{Form, Source, SourceError};
@@ -25,11 +26,11 @@ pub(super) fn check(
     let Some(entry) = files.iter().find_map(|file| tree::find(&source.entries, file)) else {
         let [_, file] = files;
         let place = match source.form {
-            Form::File => "in it: a single file has no other module than itself",
-            Form::Zip => "at the top of the zip or in its single top folder",
-            Form::Folder => "at the top of the folder or in its single top folder",
+            Form::File => Place::Itself,
+            Form::Zip => Place::Zip,
+            Form::Folder => Place::Folder,
         };
-        return Err(SourceError::NoModule { file, place });
+        return Err(SourceError::NoModule { file, path: None, place });
     };
     let Kind::File { size, .. } = entry.kind else {
         return Err(SourceError::entry(

@@ -18,8 +18,12 @@ pub enum SourceError {
     },
     #[error("{} is neither a file nor a folder", path.display())]
     NotASource { path: PathBuf },
-    #[error("this is not a zip: {reason}")]
-    NotAZip { reason: &'static str },
+    #[error("{} is not a zip: {reason}", shown(path, "this"))]
+    NotAZip {
+        /// `None` for one that is in memory.
+        path: Option<PathBuf>,
+        reason: &'static str,
+    },
     #[error("the zip cannot be trusted: {reason}")]
     Archive { reason: &'static str },
     #[error("entry \"{}\" {reason}", escaped(name))]
@@ -30,8 +34,8 @@ pub enum SourceError {
     TooMany { limit: usize },
     #[error("it unpacks to {size} bytes, more than {ratio} times its own size")]
     Bomb { size: u64, ratio: u64 },
-    #[error("there is no {file} {place}")]
-    NoModule { file: String, place: &'static str },
+    #[error("there is no {file} {}", place.of(path))]
+    NoModule { file: String, path: Option<PathBuf>, place: Place },
     #[error("{file} defines no {function}")]
     NoFunction { file: String, function: String },
     #[error("{}{error}", escaped(file.as_bytes()))]
@@ -46,7 +50,50 @@ pub enum SourceError {
     },
 }
 
+/// Where a module was looked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// In a single file.
+    Itself,
+    Zip,
+    Folder,
+}
+
+impl Place {
+    fn of(self, path: &Option<PathBuf>) -> String {
+        let within = match self {
+            Self::Itself => {
+                let file = shown(path, "it");
+                return format!("in {file}: a single file has no other module than itself");
+            }
+            Self::Zip => "the zip",
+            Self::Folder => "the folder",
+        };
+        format!("at the top of {} or in its single top folder", shown(path, within))
+    }
+}
+
+fn shown(path: &Option<PathBuf>, otherwise: &str) -> String {
+    path.as_ref().map_or_else(|| otherwise.into(), |path| path.display().to_string())
+}
+
 impl SourceError {
+    /// The same of what was opened at this path.
+    pub(super) fn at(mut self, opened: &Path) -> Self {
+        if let Self::NotAZip { path, .. } | Self::NoModule { path, .. } = &mut self {
+            *path = Some(opened.into());
+        }
+        self
+    }
+
+    /// The same without the path: for whoever sent the source, and knows it by another.
+    pub fn nameless(mut self) -> Self {
+        if let Self::NotAZip { path, .. } | Self::NoModule { path, .. } = &mut self {
+            *path = None;
+        }
+        self
+    }
+
     pub(super) fn io(step: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { step, path: path.as_ref().into(), source }
     }

@@ -78,6 +78,10 @@ enum Store {
 impl Source {
     /// Opens a zip, a `.py` file or a folder, by what it is: a folder, a name that ends in `.py`, else a zip.
     pub fn open(path: &Path, options: &Options) -> Result<Self, SourceError> {
+        Self::open_at(path, options).map_err(|error| error.at(path))
+    }
+
+    fn open_at(path: &Path, options: &Options) -> Result<Self, SourceError> {
         let meta = std::fs::metadata(path).map_err(SourceError::io("open", path))?;
         if meta.is_dir() {
             return folder::open(path, options);

@@ -134,6 +134,20 @@ fn usage() -> String {
         &["push", "f.zip", "--memory", "much"],
         &["push", "f.zip", "--cpu", "much"],
         &["push", "f.zip", "--timeout", "soon"],
+        &["config", "add", "--memory", "1"],
+        &["config", "add", "--memory", "99999Gi"],
+        &["config", "add", "--cpu", "0"],
+        &["config", "add", "--cpu", "2000"],
+        &["config", "add", "--timeout", "99999999h"],
+        &["config", "add", "--concurrency", "0"],
+        &["config", "add", "--concurrency", "x"],
+        &["config", "add", "--min-scale", "5", "--max-scale", "2"],
+        &["config", "add", "-e", "FOO"],
+        &["config", "add", "--secret", "../etc"],
+        &["rollback", "add", "x"],
+        &["scale", "add", "x"],
+        &["logs", "add", "--tail", "x"],
+        &["push", "f.zip", "--registry", "http://localhost:5000"],
         &["push", "f.zip", "--tag", "not:a:tag"],
         &["push", "f.zip", "--entry", "func"],
         &["push", "f.zip", "--platform", "plan9/mips"],
@@ -152,6 +166,10 @@ fn usage() -> String {
         // A variable that is set would be named among what a verb must be given.
         trial.command_fails(fnbuild(), arguments, "");
     }
+    // What the environment says is not asked for in a usage, and no hidden verb is named.
+    trial.fails(&["route", "add"]);
+    trial.fails(&["secret"]);
+    trial.fails(&[]);
     trial.told()
 }
 
@@ -193,6 +211,7 @@ fn sources() -> String {
     build(&mut trial, &["reserved", "--max-entries", "1"]);
     build(&mut trial, &["reserved"]);
     build(&mut trial, &["linked"]);
+    build(&mut trial, &["large.py", "-o", "docker-archive:nowhere/x.tar"]);
     build(&mut trial, &["large.py", "--platform", "linux/amd64,linux/arm64", "-o", "docker-archive:x.tar"]);
     trial.told()
 }
@@ -358,6 +377,7 @@ fn away() -> String {
     trial.fails(&["push", "func.py", "--remote", "--label", "a=b", "--server", &server]);
     trial.fails(&["push", "func.py", "-e", "NOTHING", "--remote", "--server", &server]);
     trial.fails(&["secret", "create", "db", "--from-file", "none.txt", "--server", &server]);
+    trial.command_fails(fnbuild(), &["secret", "create", "db", "--server", &server], "");
     trial.fails(&["login", &closed]);
     trial.fails(&["login", &closed, "--password-stdin"]);
     for registry in [&closed, "not a host"] {
@@ -412,6 +432,10 @@ fn serve() -> String {
     trial.fails(&[&["serve"][..], &key].concat());
     trial.write("newer/format", "99\n");
     trial.fails(&["serve", "--registry", "127.0.0.1:1", "--listen", "127.0.0.1:0", "--data-dir", "newer"]);
+    trial.fails(&["serve", "--registry", "127.0.0.1:1", "--listen", "127.0.0.1:0", "--cni-plugins", "none"]);
+    trial.fails(&["registry", "gc", "--data-dir", "nowhere"]);
+    assert!(!trial.path("nowhere").exists());
+    trial.fails(&["registry", "serve", "--listen", &address]);
     trial.write("users", "me:plain\n");
     trial.fails(&["registry", "serve", "--listen", "127.0.0.1:0", "--htpasswd", "users"]);
     trial.fails(&["registry", "serve", "--listen", "0.0.0.0:0"]);
@@ -462,6 +486,17 @@ fn refusals() -> String {
     };
     push("add.py");
     push("raises.py");
+    let told = |arguments: &[&str]| {
+        let mut command = server.command();
+        let output = command.args(arguments).current_dir(trial.folder.path()).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{arguments:?}: {stderr}");
+        stderr
+    };
+    told(&["secret", "create", "db", "--from-file", "add.py"]);
+    told(&["push", "add.py", "--name", "keeper", "--secret", "db"]);
+    let deleted = told(&["secret", "delete", "db"]);
+    assert!(deleted.contains("warning: named still by keeper: "), "{deleted}");
     let secret = ["push", "add.py", "--secret", "none"];
     for (arguments, stdin) in [
         (&["describe", "mail"][..], ""),
@@ -479,8 +514,13 @@ fn refusals() -> String {
         (&secret, ""),
         (&["secret", "delete", "none"], ""),
         (&["push", "broken.zip", "--remote"], ""),
-        (&["config", "add", "--memory", "1"], ""),
-        (&["config", "add", "--min-scale", "9", "--max-scale", "3"], ""),
+        (&["calls", "list", "mail"], ""),
+        (&["schedule", "list", "mail"], ""),
+        (&["exec", "add", "--", "nosuchcmd"], ""),
+        (&["exec", "add", "--", "/function"], ""),
+        (&["config", "add", "--min-scale", "9"], ""),
+        (&["list", "--server", &server.url().replace("http:", "https:")], ""),
+        (&["push", "add.py", "--image-only", "--registry", server.url().trim_start_matches("http://")], ""),
         // The function's own errors.
         (&["invoke", "add", "-d", "{\"x\": 1}"], ""),
         (&["invoke", "add", "-d", "-"], "this is no JSON"),

@@ -44,7 +44,7 @@ pub(super) fn find(bytes: &[u8]) -> Result<Directory, SourceError> {
     if !bytes.starts_with(b"PK\x03\x04") && !bytes.starts_with(&END) {
         return Err(match find_end(bytes) {
             Some(_) => archive("there is something before its first entry"),
-            None => SourceError::NotAZip { reason: "it does not begin like one" },
+            None => SourceError::NotAZip { path: None, reason: "it does not begin like one" },
         });
     }
     let end = find_end(bytes)

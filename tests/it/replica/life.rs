@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fnbuild::function::{FunctionRecord, Settings};
+use fnbuild::function::{FunctionRecord, Memory, Settings};
 use fnbuild::replica::{Error, ExecRequest, LogQuery};
 use fnbuild::store::FunctionStore;
 use tokio::io::AsyncReadExt;
@@ -86,6 +86,18 @@ async fn a_start_that_fails_says_what_the_process_printed() {
     let Error::CannotStart { source, .. } = &error else { panic!("{error:?}") };
     let Error::Died { status, last_lines, .. } = &**source else { panic!("{source:?}") };
     assert_eq!((*status, last_lines.as_slice()), (7, &["no such luck".to_string()][..]));
+    site.close(replicas).await;
+}
+
+#[tokio::test]
+async fn a_start_that_fails_for_want_of_memory_says_so() {
+    let settings = Settings { memory: Memory(16 << 20), ..Settings::default() };
+    let site = Site::new().with("starved", "all=$(yes | head -c 100000000); exit 1", settings);
+    let replicas = site.start().await;
+    let error = replicas.acquire(&function("starved"), None, soon()).await.err().unwrap();
+    let Error::CannotStart { source, .. } = &error else { panic!("{error:?}") };
+    assert!(matches!(**source, Error::OutOfMemory { limit: Memory(16_777_216), .. }), "{source:?}");
+    assert!(error.hint().unwrap().contains("fnbuild config starved --memory"));
     site.close(replicas).await;
 }
 
