@@ -520,7 +520,6 @@ fn refusals() -> String {
         (&["exec", "add", "--", "/function"], ""),
         (&["config", "add", "--min-scale", "9"], ""),
         (&["list", "--server", &server.url().replace("http:", "https:")], ""),
-        (&["push", "add.py", "--image-only", "--registry", server.url().trim_start_matches("http://")], ""),
         // The function's own errors.
         (&["invoke", "add", "-d", "{\"x\": 1}"], ""),
         (&["invoke", "add", "-d", "-"], "this is no JSON"),
