@@ -27,6 +27,7 @@ mod survey;
 mod switch;
 mod table;
 mod tally;
+mod trouble;
 mod warm;
 mod watch;
 
