@@ -91,7 +91,9 @@ fn calls_are_divided_and_old_versions_are_given_up_at_every_node() {
     let numbers: Vec<_> =
         versions["versions"].as_array().unwrap().iter().map(|v| v["number"].clone()).collect();
     assert_eq!(numbers, (2..=5).map(Value::from).collect::<Vec<_>>());
-    assert_eq!(cluster.answer(0, "f@1").0, 404);
+    wait_until("the first to be gone from node 0's routes too", PATIENCE, || {
+        cluster.answer(0, "f@1").0 == 404
+    });
     let digest = |pushed: &Value| pushed["digest"].as_str().unwrap().to_string();
     assert_eq!(cluster.registry.status_of("fn/f", &digest(&first)), "404");
     assert_eq!(cluster.registry.status_of("fn/f", &digest(&second)), "200");

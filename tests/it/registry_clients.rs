@@ -257,7 +257,7 @@ fn beyond_this_machine_only_with_users_or_on_demand() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = crate::support::fnbuild();
     command.args(["registry", "serve", "--listen", "0.0.0.0:0", "--data-dir"]).arg(folder.path());
-    let error = crate::support::run_failing(&mut command, 1);
+    let error = crate::support::run_failing(&mut command, 2);
     assert!(error.contains("--htpasswd") && error.contains("--no-auth"), "{error}");
     let wide = format!("0.0.0.0:{}", crate::support::free_port());
     let (_server, address) = program(folder.path(), &["--listen", &wide, "--no-auth"]);
