@@ -67,6 +67,11 @@ pub trait Lease: Send + Sync + Unpin + 'static {
     fn cold(&self) -> Option<ColdStart>;
     /// How the replica ended, if it did: to be asked after a connection has broken.
     fn cause_of_death(&self) -> impl Future<Output = Option<String>> + Send;
+    /// Ends when nothing is left of the replica that an answer could come from. Its connections need not have broken: the
+    /// network may be gone before it has carried the news.
+    fn gone(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
     /// The call is sent to the replica, for the first time: to be counted.
     fn begun(&self) {}
     /// The replica does not accept connections, or broke one: somebody should look after it.

@@ -229,9 +229,15 @@ impl<R: Replicas> Gateway<R> {
                 host(request.headers_mut(), &lease);
                 let limit = lease.timeout();
                 let sending = Instant::now();
-                let sent = tokio::time::timeout(limit, link.send(request)).await;
-                match sent {
-                    Ok(Ok(response)) => {
+                let answer = async {
+                    tokio::select! {
+                        biased;
+                        answer = link.send(request) => Some(answer),
+                        () = lease.gone() => None,
+                    }
+                };
+                match tokio::time::timeout(limit, answer).await {
+                    Ok(Some(Ok(response))) => {
                         let timing = CallTiming {
                             waited,
                             cold: lease.cold(),
@@ -241,16 +247,13 @@ impl<R: Replicas> Gateway<R> {
                         return self.complete(call, response, Held { lease, pool, link }, &timing);
                     }
                     Err(_) => return Err(Fault::TimedOut { target: named(), limit }),
-                    Ok(Err(mut error)) => match error.take_message() {
+                    Ok(None) => return Err(died(&lease, named()).await),
+                    Ok(Some(Err(mut error))) => match error.take_message() {
                         Some(unsent) => request = unsent,
                         None if call.exceeded.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed)) => {
                             return Err(Fault::RequestTooLarge { limit: self.limits.request_body });
                         }
-                        None => {
-                            let cause = lease.cause_of_death().await;
-                            lease.failed();
-                            return Err(Fault::Died { target: named(), cause });
-                        }
+                        None => return Err(died(&lease, named()).await),
                     },
                 }
                 if fresh {
@@ -324,6 +327,13 @@ async fn reach(kept: Option<Link>, lease: &impl Lease) -> Option<Link> {
         return Some(link);
     }
     Link::open(lease.address()).await.ok()
+}
+
+/// The replica took the request to its grave.
+async fn died(lease: &impl Lease, target: String) -> Fault {
+    let cause = lease.cause_of_death().await;
+    lease.failed();
+    Fault::Died { target, cause }
 }
 
 /// HTTP/1.0 clients may leave it out; towards the replica it is HTTP/1.1, which may not.

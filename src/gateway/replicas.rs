@@ -90,6 +90,10 @@ impl Lease for ContainerLease {
         Some(fate.cause(&self.lease.version().image.settings))
     }
 
+    async fn gone(&self) {
+        self.lease.replica().gone().await;
+    }
+
     fn begun(&self) {
         self.lease.begun();
     }

@@ -25,6 +25,8 @@ struct Fixed {
     held: Arc<AtomicUsize>,
     failed: Arc<AtomicUsize>,
     timeout: Duration,
+    /// Its replicas are gone as soon as they have a request, and no connection breaks.
+    vanishes: bool,
 }
 
 struct FixedLease {
@@ -38,7 +40,14 @@ impl Fixed {
     fn at(addresses: &[SocketAddr]) -> Self {
         let count = Arc::<AtomicUsize>::default;
         let timeout = Duration::from_secs(20);
-        Self { addresses: addresses.into(), acquired: count(), held: count(), failed: count(), timeout }
+        Self {
+            addresses: addresses.into(),
+            acquired: count(),
+            held: count(),
+            failed: count(),
+            timeout,
+            vanishes: false,
+        }
     }
 }
 
@@ -78,6 +87,11 @@ impl Lease for FixedLease {
     }
     async fn cause_of_death(&self) -> Option<String> {
         None
+    }
+    async fn gone(&self) {
+        if !self.of.vanishes {
+            std::future::pending().await
+        }
     }
     fn failed(&self) {
         self.of.failed.fetch_add(1, Ordering::SeqCst);
@@ -359,6 +373,9 @@ async fn every_fault_says_what_and_whose() {
     let full = ask(at, post("/function/full", "{}")).await;
     assert_eq!(full.headers()["retry-after"], "2");
     assert_eq!(problem(full).await, is(StatusCode::TOO_MANY_REQUESTS, "platform", "TooManyCalls"));
+    let vanishing = Fixed { vanishes: true, ..Fixed::at(&[silent_address]) };
+    let vanished = ask(trigger(vanishing, limits()).await, post("/function/add", "{}")).await;
+    assert_eq!(problem(vanished).await, is(StatusCode::BAD_GATEWAY, "function", "ContainerDied"));
     keeping.abort();
 
     let (dying, dying_address) = bind().await;
