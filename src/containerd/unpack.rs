@@ -39,8 +39,12 @@ impl Containerd {
         let mut parent = None;
         for (at, (layer, diff_id)) in layers.iter().zip(diff_ids).enumerate() {
             let chain = chain_id(&diff_ids[..=at]).unwrap_or_else(|| diff_id.clone());
-            if !self.has_snapshot(&chain.to_string()).await? {
-                self.apply(layer, diff_id, parent.as_ref(), &chain).await?;
+            if !self.has_snapshot(&chain.to_string()).await?
+                && let Err(error) = self.apply(layer, diff_id, parent.as_ref(), &chain).await
+                // Somebody else may have been faster with the same layer.
+                && !self.has_snapshot(&chain.to_string()).await?
+            {
+                return Err(error);
             }
             let labels = Labels::from([("containerd.io/uncompressed".into(), diff_id.to_string())]);
             self.label_blob(&layer.digest, labels).await?;
