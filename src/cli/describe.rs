@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::api::{Attached, Attachments, Described, ReplicaState};
-use crate::function::{FunctionName, signature};
+use crate::function::{FunctionName, Settings, signature};
 use crate::publish::TITLE;
 
 use super::server::{Server, ServerArguments, block_on};
@@ -74,10 +74,7 @@ fn text(function: &Described, attached: &[Attached]) -> anyhow::Result<String> {
         ("cpu", format!("{}m", settings.cpu_millis)),
         ("timeout", format!("{}ms", settings.timeout_ms)),
         ("calls", if function.require_token { "with a token" } else { "open" }.into()),
-        (
-            "scale",
-            format!("{} to {}, {} calls each", settings.min_scale, settings.max_scale, settings.concurrency),
-        ),
+        ("scale", scale(settings)),
     ];
     for (key, value) in rows {
         writeln!(text, "{key:9}{value}")?;
@@ -105,6 +102,12 @@ fn text(function: &Described, attached: &[Attached]) -> anyhow::Result<String> {
     }
     write!(text, "\n{}", replicas(&function.replicas))?;
     Ok(text)
+}
+
+fn scale(settings: &Settings) -> String {
+    let Settings { min_scale, max_scale, concurrency, target_rps, .. } = settings;
+    let rate = if *target_rps > 0 { format!(", {target_rps} in a second") } else { String::new() };
+    format!("{min_scale} to {max_scale}, {concurrency} calls each{rate}")
 }
 
 /// The replicas of all nodes.

@@ -34,6 +34,9 @@ pub struct SettingArguments {
     /// Replicas at most
     #[arg(long, value_name = "N", value_parser = parse_number::<u32>)]
     max_scale: Option<u32>,
+    /// Calls in a second that one replica is meant for: more make more replicas; 0: only calls at once do
+    #[arg(long, value_name = "N", value_parser = parse_number::<u32>)]
+    target_rps: Option<u32>,
     /// Answer only calls that bring a token; =false answers all again
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     require_token: Option<bool>,
@@ -66,6 +69,7 @@ impl SettingArguments {
             concurrency: self.concurrency,
             min_scale: self.min_scale,
             max_scale: self.max_scale,
+            target_rps: self.target_rps,
             require_token: self.require_token,
             asynchronous: AsyncPatch {
                 concurrency: self.async_concurrency,

@@ -1,4 +1,4 @@
-//! A Knative Service: it scales by calls in flight, and to zero, as fnbuild does.
+//! A Knative Service: it scales by calls in flight or in a second, and to zero, as fnbuild does.
 
 use serde_json::{Map, Value, json};
 
@@ -8,9 +8,13 @@ pub fn service(function: &Exported) -> Value {
     let settings = &function.settings;
     let mut annotations: Map<String, Value> =
         settings.annotations.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
+    let (metric, target) = match settings.target_rps {
+        0 => ("concurrency", settings.concurrency),
+        rate => ("rps", rate),
+    };
     for (key, value) in [
-        ("metric", "concurrency".into()),
-        ("target", settings.concurrency.to_string()),
+        ("metric", metric.into()),
+        ("target", target.to_string()),
         ("min-scale", settings.min_scale.to_string()),
         ("max-scale", settings.max_scale.to_string()),
     ] {

@@ -14,7 +14,7 @@ mod target;
 
 pub use deployment::{Deployment, NAMESPACE, Resources};
 pub use entry::{EntryPoint, InvalidEntryPoint};
-pub use labels::LabelledScale;
+pub use labels::labelled_scale;
 pub use name::{FunctionName, InvalidName};
 pub use package::Package;
 pub use parameter::{Parameter, ParameterKind, signature};

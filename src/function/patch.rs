@@ -36,6 +36,14 @@ pub struct SettingsPatch {
     pub min_scale: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_scale: Option<u32>,
+    /// 0 takes it away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_rps: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale_factor: Option<u32>,
+    /// 0 takes it away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_ms: Option<u64>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, Option<String>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -75,6 +83,9 @@ const CPU: [u32; 2] = [10, 1_024_000];
 const PIDS: [u32; 2] = [4, 4 << 20];
 /// To the first byte of an answer. Whoever has longer to wait makes an asynchronous call.
 const TIMEOUT: [Duration; 2] = [Duration::from_millis(1), Duration::from_secs(24 * 60 * 60)];
+/// For what may go on for long: a replica that nobody calls, a call that is tried again and again. Whoever means to keep
+/// one for ever says so in another way.
+const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Linux keeps arguments and environment together in a bounded space; a variable has 128 KiB at most.
 const LONGEST_VARIABLE: usize = 128 << 10;
 /// More replicas of one function than any cluster of ours has; a slip of the finger shall not start them.
@@ -95,6 +106,9 @@ impl SettingsPatch {
         replace(&mut after.concurrency, self.concurrency.as_ref());
         replace(&mut after.min_scale, self.min_scale.as_ref());
         replace(&mut after.max_scale, self.max_scale.as_ref());
+        replace(&mut after.target_rps, self.target_rps.as_ref());
+        replace(&mut after.scale_factor, self.scale_factor.as_ref());
+        replace(&mut after.idle_ms, self.idle_ms.as_ref());
         let (into, patch) = (&mut after.asynchronous, &self.asynchronous);
         replace(&mut into.concurrency, patch.concurrency.as_ref());
         replace(&mut into.queue, patch.queue.as_ref());
@@ -148,13 +162,15 @@ fn check(settings: &Settings) -> Result<(), InvalidSetting> {
     for (setting, value, most) in [
         ("concurrency", settings.concurrency, u32::MAX),
         ("max-scale", settings.max_scale, LARGEST_SCALE),
+        ("scale-factor", settings.scale_factor, 100),
         ("async-concurrency", concurrency, u32::MAX),
         ("async-queue", queue, u32::MAX),
         ("async-attempts", attempts, u32::MAX),
     ] {
         within(setting, value, [1, most], |number| number.to_string())?;
     }
-    within("async-max-age", Duration::from_millis(max_age_ms), [TIMEOUT[0], Duration::MAX], time)?;
+    within("async-max-age", Duration::from_millis(max_age_ms), [TIMEOUT[0], WEEK], time)?;
+    within("idle-time", Duration::from_millis(settings.idle_ms), [Duration::ZERO, WEEK], time)?;
     let (min, max) = (settings.min_scale, settings.max_scale);
     if min > max { Err(InvalidSetting::Scale { min, max }) } else { Ok(()) }
 }
@@ -249,7 +265,14 @@ mod tests {
             (r#"{"maxScale": 1001}"#, "max-scale 1001 is too large: it can be at most 1000"),
             (r#"{"minScale": 9, "maxScale": 3}"#, "min-scale 9 is above max-scale 3"),
             (r#"{"async": {"attempts": 0}}"#, "async-attempts 0 is too small"),
+            (r#"{"scaleFactor": 101}"#, "scale-factor 101 is too large: it can be at most 100"),
+            (r#"{"idleMs": 604800001}"#, "idle-time 168h 1ms is too large: it can be at most 168h"),
             (r#"{"async": {"maxAgeMs": 0}}"#, "async-max-age 0s is too small"),
+            (r#"{"async": {"maxAgeMs": 18446744073709551615}}"#, "async-max-age "),
+            (
+                r#"{"async": {"maxAgeMs": 608400000}}"#,
+                "async-max-age 169h is too large: it can be at most 168h",
+            ),
         ] {
             let refused = patch(json).apply(&Settings::default()).unwrap_err();
             assert!(refused.to_string().starts_with(told), "{json}: {refused}");

@@ -24,6 +24,15 @@ pub struct Settings {
     pub concurrency: u32,
     pub min_scale: u32,
     pub max_scale: u32,
+    /// Calls in a second that one replica is meant for: more of them make more replicas. 0: only calls in flight do.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub target_rps: u32,
+    /// In percent of `max_scale`: how many replicas the rate of the calls adds at a time.
+    #[serde(skip_serializing_if = "is_usual_factor")]
+    pub scale_factor: u32,
+    /// How long a replica is kept that nobody calls. 0: as long as the server keeps those of any function.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub idle_ms: u64,
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
     #[serde(rename = "async", skip_serializing_if = "AsyncSettings::is_usual")]
@@ -56,6 +65,17 @@ impl AsyncSettings {
     }
 }
 
+/// As OpenFaaS has it.
+const USUAL_FACTOR: u32 = 20;
+
+fn is_usual_factor(percent: &u32) -> bool {
+    *percent == USUAL_FACTOR
+}
+
+fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
+    *number == T::default()
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -68,6 +88,9 @@ impl Default for Settings {
             concurrency: 8,
             min_scale: 0,
             max_scale: 4,
+            target_rps: 0,
+            scale_factor: USUAL_FACTOR,
+            idle_ms: 0,
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
             asynchronous: AsyncSettings::default(),

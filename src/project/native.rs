@@ -43,6 +43,7 @@ struct Table {
     concurrency: Option<u32>,
     min_scale: Option<u32>,
     max_scale: Option<u32>,
+    target_rps: Option<u32>,
     async_concurrency: Option<u32>,
     async_queue: Option<u32>,
     async_attempts: Option<u32>,
@@ -88,6 +89,7 @@ impl Table {
             concurrency: self.concurrency,
             min_scale: self.min_scale,
             max_scale: self.max_scale,
+            target_rps: self.target_rps,
             labels: set(self.labels),
             annotations: set(self.annotations),
             asynchronous: AsyncPatch {

@@ -10,7 +10,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use super::native::{checked, set};
 use super::text::{self, Text};
 use super::{Planned, Project, ProjectError};
-use crate::function::{FunctionName, LabelledScale, Memory, SettingsPatch};
+use crate::function::{FunctionName, Memory, SettingsPatch, labelled_scale};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -143,19 +143,15 @@ impl Function {
         let labels = set(self.labels);
         let plain = labels.iter().filter_map(|(key, value)| Some((key.clone(), value.clone()?))).collect();
         let refused = |setting| ProjectError::Setting { name: name.clone(), setting };
-        let LabelledScale { min, max, concurrency } = LabelledScale::of(&plain).map_err(refused)?;
         let settings = SettingsPatch {
             reset: true,
             env,
             secrets: Some(self.secrets),
             memory: self.limits.memory,
             cpu_millis: self.limits.cpu,
-            concurrency,
-            min_scale: Some(min),
-            max_scale: Some(max),
             labels,
             annotations: set(self.annotations),
-            ..SettingsPatch::default()
+            ..labelled_scale(&plain).map_err(refused)?
         };
         let source = folder.join(handler);
         let (entry, requirements, base, schedules) = (None, None, None, None);

@@ -5,6 +5,7 @@
 //! the next [`Replicas::start`] adopts them.
 
 mod cgroup;
+mod demand;
 mod dress;
 mod error;
 mod folder;

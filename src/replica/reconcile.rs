@@ -163,16 +163,33 @@ impl Replicas {
 
     fn scale_all(self: &Arc<Self>) {
         for (revision, serves) in self.each_revision() {
-            // Those that serve no more end soon after their calls have; not at once, because one of them may be the next
-            // to serve.
-            let (idle, least) = if serves { (self.scale.idle, revision.least()) } else { (TICK, 0) };
-            for replica in revision.surplus(idle, least) {
-                self.spawn(self.stop_replica(replica));
-            }
             if serves {
-                self.start_replicas(&revision, revision.shortage(least));
+                self.size(&revision);
+            } else {
+                // It ends soon after its calls have; not at once, because it may be the next to serve.
+                self.end_surplus(&revision, TICK, 0);
             }
         }
         self.forget_finished();
+    }
+
+    fn size(self: &Arc<Self>, revision: &Arc<Revision>) {
+        let (idle, least) = (revision.idle_time(self.scale.idle), revision.least());
+        let Some(level) = revision.level() else {
+            self.end_surplus(revision, idle, least);
+            return self.start_replicas(revision, revision.shortage(least));
+        };
+        // What the rate asks for no more goes at once, but for the last one: that waits for a call as any other does.
+        self.end_surplus(revision, Duration::ZERO, level.max(1));
+        self.end_surplus(revision, idle, level);
+        // More than the least is worth no other function's replica.
+        let wanted = if level > least && !self.has_room() { least } else { level };
+        self.start_replicas(revision, revision.shortage(wanted));
+    }
+
+    fn end_surplus(self: &Arc<Self>, revision: &Revision, idle: Duration, least: u32) {
+        for replica in revision.surplus(idle, least) {
+            self.spawn(self.stop_replica(replica));
+        }
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::demand::{Bounds, Demand, Rule};
 use super::tally::{Tallies, Tally};
 use super::trouble::Trouble;
 use super::{Error, Replica, Timing};
@@ -26,6 +27,8 @@ pub(super) struct Revision {
     /// Of all calls of the function.
     pub tally: Arc<Tally>,
     rules: Arc<Rules>,
+    /// Where the rate of the calls counts.
+    rule: Option<Rule>,
     state: Mutex<State>,
 }
 
@@ -45,6 +48,7 @@ struct State {
     starting: u32,
     retired: bool,
     trouble: Trouble,
+    demand: Demand,
     /// What keeps the start that calls wait for from going on.
     obstacle: Option<Arc<Error>>,
 }
@@ -77,6 +81,12 @@ pub struct Lease {
 }
 
 impl State {
+    /// Calls that are in flight or wait.
+    fn busy(&self) -> u32 {
+        let waiting = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
+        self.members.iter().fold(waiting, |busy, member| busy.saturating_add(member.in_flight))
+    }
+
     fn staying(&self) -> u32 {
         let staying = self.members.iter().filter(|member| !member.leaving).count();
         u32::try_from(staying).unwrap_or(u32::MAX)
@@ -101,7 +111,8 @@ impl State {
 impl Revision {
     pub fn new(name: FunctionName, version: Version, rules: Arc<Rules>) -> Arc<Self> {
         let (key, tally) = (key(&version), rules.tallies.of(&name));
-        Arc::new(Self { name, version, key, tally, rules, state: Mutex::default() })
+        let rule = Rule::of(&version.image.settings);
+        Arc::new(Self { name, version, key, tally, rules, rule, state: Mutex::default() })
     }
 
     fn concurrency(&self) -> u32 {
@@ -129,9 +140,15 @@ impl Revision {
         if state.retired {
             return Err(Error::Removed { name: self.name.clone() });
         }
+        if self.rule.is_some() {
+            let busy = state.busy().saturating_add(1);
+            state.demand.came(busy);
+        }
         let limit = self.concurrency();
         let free = state.members.iter_mut().filter(|member| member.in_flight < limit && !member.leaving);
-        if let Some(member) = free.min_by_key(|member| member.in_flight) {
+        // Replicas that are there for the rate take turns; where only calls in flight count, the spare ones may become idle.
+        let turn = |member: &Member| self.rule.is_some().then_some(member.idle_since);
+        if let Some(member) = free.min_by_key(|member| (member.in_flight, turn(member))) {
             member.in_flight += 1;
             return Ok(Admission::Granted(self.lease(&member.replica, None)));
         }
@@ -163,6 +180,23 @@ impl Revision {
         let deserved = waiting.div_ceil(self.concurrency()).saturating_sub(state.starting);
         let starts = deserved.min(self.max().saturating_sub(present));
         state.begin(starts)
+    }
+
+    /// How many replicas the rate of the calls asks for, where that counts. To be asked about once a second.
+    pub fn level(&self) -> Option<u32> {
+        let rule = self.rule?;
+        let bounds = Bounds { least: self.least(), most: self.max() };
+        let mut state = self.lock();
+        let (present, busy) = (state.staying().saturating_add(state.starting), state.busy());
+        Some(state.demand.wanted(Instant::now(), (rule, bounds), present, busy))
+    }
+
+    /// How long a replica is kept that nobody calls: `usual`, unless the version says otherwise.
+    pub fn idle_time(&self, usual: Duration) -> Duration {
+        match self.version.image.settings.idle_ms {
+            0 => usual,
+            own => Duration::from_millis(own),
+        }
     }
 
     /// How many replicas are missing to `least`; counted as starting from here on.

@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fnbuild::oci::{Descriptor, Digest, ImageConfig, ImageManifest, Tag, media_type};
@@ -146,6 +147,68 @@ fn an_image_is_deployed_described_updated_scaled_read_and_deleted() {
     assert_eq!(told(&server, "/system/functions"), json!([]));
     assert_eq!(send(&server, "DELETE", "/system/secrets", &json!({ "name": "key" })).0, 200);
     assert_eq!(told(&server, "/system/secrets"), json!([]));
+}
+
+/// Calls a function, one call after the other, until something has come true.
+fn call_until(server: &FnbuildServer, name: &str, what: &str, condition: impl FnMut() -> bool) {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let caller = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                assert_eq!(server.get(&format!("/function/{name}/")), (200, "hello".into()));
+            }
+        });
+        let waited = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            wait_until(what, Duration::from_secs(120), condition);
+        }));
+        done.store(true, Ordering::Relaxed);
+        caller.join().unwrap();
+        waited.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+}
+
+#[test]
+fn replicas_follow_the_rate_of_the_calls() {
+    let server = FnbuildServer::start();
+    push_foreign_image(&server.registry().host(), "functions/httpd");
+    let deploy = |name: &str, labels: Value| {
+        let labels: serde_json::Map<_, _> = labels.as_object().unwrap().clone();
+        let named = labels.into_iter().map(|(key, value)| (format!("com.openfaas.scale.{key}"), value));
+        let labels: serde_json::Map<_, _> = named.collect();
+        let spec = json!({ "service": name, "image": "functions/httpd:latest", "labels": labels });
+        send(&server, "POST", "/system/functions", &spec)
+    };
+    let counts = |name: &str| {
+        let status = told(&server, &format!("/system/function/{name}"));
+        (status["replicas"].as_u64().unwrap(), status["availableReplicas"].as_u64().unwrap())
+    };
+    let patience = Duration::from_secs(120);
+
+    // One caller, one call at a time: by calls in flight one replica is enough.
+    let labels = json!({ "type": "rps", "target": "1", "target-proportion": "1.0", "max": "2" });
+    assert_eq!(deploy("busy", labels), (202, String::new()));
+    wait_until("the one replica that OpenFaaS keeps", patience, || counts("busy") == (1, 1));
+    call_until(&server, "busy", "a second replica", || counts("busy") == (2, 2));
+    let metrics = server.get("/metrics").1;
+    assert!(metrics.contains("gateway_service_count{function_name=\"busy.openfaas-fn\"} 2"), "{metrics}");
+    wait_until("one replica, without calls", patience, || counts("busy") == (1, 1));
+
+    // The same down to none, and from none.
+    let labels = json!({ "target": "1", "factor": "100", "max": "2", "zero": "true", "zero-duration": "2s" });
+    assert_eq!(deploy("quiet", labels).0, 202);
+    assert_eq!(counts("quiet"), (0, 0));
+    call_until(&server, "quiet", "a second replica", || counts("quiet") == (2, 2));
+    wait_until("no replica, without calls", patience, || counts("quiet") == (0, 0));
+    assert_eq!(server.get("/function/quiet/"), (200, "hello".into()));
+
+    // By calls in flight, where that is what is said.
+    assert_eq!(deploy("busy", json!({ "type": "capacity", "target": "1", "max": "2" })).0, 202);
+    let (status, described) = server.get("/v1/functions/busy");
+    let described: Value = serde_json::from_str(&described).unwrap();
+    assert_eq!((status, &described["settings"]["concurrency"]), (200, &json!(1)), "{described}");
+    assert_eq!(described["settings"].get("targetRps"), None, "{described}");
+    let (status, problem) = deploy("busy", json!({ "type": "cpu" }));
+    assert!(status == 400 && problem.contains("it must be rps or capacity"), "{status} {problem}");
 }
 
 #[test]

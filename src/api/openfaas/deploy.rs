@@ -6,7 +6,9 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::super::ApiError;
-use crate::function::{Deployment, LabelledScale, NewVersion, Resources, Settings, SettingsPatch, parse_cpu};
+use crate::function::{
+    Deployment, NewVersion, Resources, Settings, SettingsPatch, labelled_scale, parse_cpu,
+};
 use crate::publish::Adopted;
 
 /// What the image's watchdog is to run.
@@ -48,18 +50,14 @@ impl FunctionDeployment {
             self.limits.as_ref().map(field).filter(|text| !text.is_empty())
         };
         let labels = self.labels.clone().unwrap_or_default();
-        let LabelledScale { min, max, concurrency } = LabelledScale::of(&labels)?;
         let patch = SettingsPatch {
             env,
             secrets: self.secrets.as_ref().map(|names| names.iter().cloned().collect()),
             memory: limit(|limits| &limits.memory).map(|text| text.parse()).transpose()?,
             cpu_millis: limit(|limits| &limits.cpu).map(|text| parse_cpu(text)).transpose()?,
-            concurrency,
-            min_scale: Some(min),
-            max_scale: Some(max),
             labels: some(&self.labels),
             annotations: some(&self.annotations),
-            ..SettingsPatch::default()
+            ..labelled_scale(&labels)?
         };
         Ok(patch.apply(&Settings::default())?)
     }
@@ -103,11 +101,12 @@ mod tests {
     fn limits_and_labels_become_settings() {
         let told = settings(serde_json::json!({
             "envProcess": "cat", "envVars": { "A": "1" }, "limits": { "memory": "5Mi", "cpu": "100m" },
-            "labels": { "com.openfaas.scale.min": "2", "com.openfaas.scale.target": "3" },
+            "labels": { "com.openfaas.scale.min": "2", "com.openfaas.scale.type": "capacity",
+                "com.openfaas.scale.target": "3" },
         }));
         let told = told.unwrap();
         assert_eq!((told.memory.0, told.cpu_millis, told.concurrency), (5 << 20, 100, 3));
-        assert_eq!((told.min_scale, told.max_scale), (2, Settings::default().max_scale));
+        assert_eq!((told.min_scale, told.max_scale), (2, 5));
         assert_eq!((told.env["A"].as_str(), told.env["fprocess"].as_str()), ("1", "cat"));
         assert_eq!(settings(serde_json::json!({ "labels": null })).unwrap().min_scale, 1);
         let zero = serde_json::json!({ "labels": { "com.openfaas.scale.zero": "true" } });
