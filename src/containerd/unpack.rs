@@ -103,12 +103,8 @@ impl Containerd {
             key: key.into(),
             labels: Labels::from([("containerd.io/snapshot.ref".into(), chain.to_string())]),
         };
-        match self.snapshots().commit(request).await {
-            Ok(_) => Ok(()),
-            // Somebody else was faster with the same layers.
-            Err(status) if status.code() == Code::AlreadyExists => self.remove_snapshot(key).await,
-            Err(status) => Err(self.failed(format!("commit snapshot {chain}"), status)),
-        }
+        let committed = self.snapshots().commit(request).await;
+        committed.map(drop).map_err(|status| self.failed(format!("commit snapshot {chain}"), status))
     }
 
     /// Removes a snapshot. One that is gone is success.
