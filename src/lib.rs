@@ -9,7 +9,7 @@
 //! | 7 | [`cli`] | one file per verb: parse, call, print | all |
 //! | 7 | [`serve`], [`config`] | the validated configuration; assembles the rooms, stops them in order | all but `cli` |
 //! | 6 | [`api`] | the management REST API | `auth`, `cluster`, `publish`, `queue`, `replica`, `secrets`, `store`, `telemetry`, `function`, `oci` |
-//! | 6 | [`queue`] | asynchronous calls and schedules | `cluster`, `gateway`, `store`, `telemetry`, `function` |
+//! | 6 | [`queue`] | asynchronous calls and schedules | `cluster`, `gateway`, `store`, `telemetry`, `function`, `tls` |
 //! | 5 | [`gateway`] | the HTTP trigger: route, wait for a replica, proxy | `replica`, `telemetry`, `function` |
 //! | 5 | [`registry_server`] | the embedded OCI registry | `oci` |
 //! | 4 | [`publish`] | the one way from a source to a pushed image | `base`, `dependencies`, `registry`, `image`, `source`, `telemetry`, `function`, `oci` |
@@ -19,7 +19,7 @@
 //! | 4 | [`cluster`] | the nodes that share a store, and each one's share of a function's scale | `store`, `function` |
 //! | 3 | [`containerd`] | the gRPC calls: leases, content, unpack, images, runtime spec, tasks | `oci` |
 //! | 3 | [`network`] | network namespaces and CNI plugins | |
-//! | 3 | [`registry`] | the wire client: auth, push, pull | `image`, `oci` |
+//! | 3 | [`registry`] | the wire client: auth, push, pull | `image`, `oci`, `tls` |
 //! | 3 | [`store`] | `FunctionStore`, in sled and in etcd | `function` |
 //! | 3 | [`secrets`] | values at rest, sealed | `store`, `function` |
 //! | 3 | [`dependencies`] | `requirements.txt` → a locked, cached layer, by `uv` | `image`, `source`, `oci` |
@@ -30,6 +30,7 @@
 //! | 1 | [`telemetry`] | what a server tells of itself: numbers, traces | |
 //! | 0 | [`function`] | names, settings, records, versions: plain data | `oci` |
 //! | 0 | [`oci`] | digest, reference, descriptor, manifest, config: plain data, sorted maps | |
+//! | 0 | [`tls`] | whose certificates are trusted, and what a connection to others goes by | |
 //!
 //! The four drivers (`containerd`, `network`, `registry`, `store`) never import each other: `publish` and `replica`
 //! alone join them.
@@ -59,3 +60,4 @@ pub mod serve;
 pub mod source;
 pub mod store;
 pub mod telemetry;
+pub mod tls;

@@ -10,6 +10,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::tls;
+
 /// What can go wrong with it.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -63,9 +65,7 @@ pub struct Tls(TlsConnector);
 
 impl Tls {
     pub fn new(authority: Option<&Path>) -> Result<Self, TlsError> {
-        let mut roots = rustls::RootCertStore::empty();
-        // A broken certificate in the system's store is no reason to refuse the others.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let mut roots = tls::roots_of_this_machine();
         if let Some(path) = authority {
             let unreadable = |source| TlsError::Authority { path: path.into(), source };
             let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
@@ -74,13 +74,7 @@ impl Tls {
                 roots.add(certificate).map_err(unusable)?;
             }
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap_or_else(|_| unreachable!("ring speaks rustls's default versions"))
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(Self(Arc::new(config).into()))
+        Ok(Self(Arc::new(tls::client(roots)).into()))
     }
 
     pub async fn wrap(&self, host: &str, stream: TcpStream) -> Result<TlsStream<TcpStream>, TlsError> {

@@ -23,6 +23,7 @@ use url::{Host, Url};
 
 use super::error::QueueError;
 use crate::gateway::{is_later, is_trigger};
+use crate::tls;
 
 /// How often an answer is sent at most.
 pub const ATTEMPTS: u32 = 5;
@@ -229,16 +230,7 @@ async fn exchange(
 }
 
 fn connector() -> TlsConnector {
-    let mut roots = rustls::RootCertStore::empty();
-    // A broken certificate in the system's store is no reason to refuse the others.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap_or_else(|_| unreachable!("ring speaks rustls's default versions"))
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    TlsConnector::from(Arc::new(config))
+    TlsConnector::from(Arc::new(tls::client(tls::roots_of_this_machine())))
 }
 
 fn connection(error: impl std::fmt::Display) -> Undelivered {

@@ -23,6 +23,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::{Access, Error};
+use crate::tls;
 
 /// How much may wait in the kernel for the network. What it takes counts as moved: without a bound, megabytes would count
 /// at once, and a slow line would then look as if nothing moved for as long as it needs for them.
@@ -150,17 +151,13 @@ fn tls_error(address: String, source: io::Error) -> Error {
 }
 
 fn tls_config(access: &Access) -> Result<rustls::ClientConfig, Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .unwrap_or_else(|_| unreachable!("ring speaks rustls's default versions"));
     if access.insecure {
-        let verifier = Arc::new(AnyCertificate(provider));
-        return Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth());
+        let mut config = tls::client(rustls::RootCertStore::empty());
+        let verifier = Arc::new(AnyCertificate(config.crypto_provider().clone()));
+        config.dangerous().set_certificate_verifier(verifier);
+        return Ok(config);
     }
-    let mut roots = rustls::RootCertStore::empty();
-    // A broken certificate in the system's store is no reason to refuse the others.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let mut roots = tls::roots_of_this_machine();
     if let Some(path) = &access.ca {
         let unreadable = |source| Error::Certificates { path: path.clone(), source };
         let pem = std::fs::read(path).map_err(unreadable)?;
@@ -175,7 +172,7 @@ fn tls_config(access: &Access) -> Result<rustls::ClientConfig, Error> {
             roots.add(certificate).map_err(|error| invalid(error.to_string()))?;
         }
     }
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    Ok(tls::client(roots))
 }
 
 /// `--insecure`: the certificate is not looked at; the handshake's own signature still is.
