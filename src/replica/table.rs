@@ -271,6 +271,9 @@ impl Replicas {
             self.dismiss(&route).await;
         }
         self.stop().await;
+        // A survey or a call may have brought a route back meanwhile, and a start may have ended well: nobody looks after
+        // those replicas any more either.
+        self.owned().clear();
         self.remove_strays().await?;
         self.starter.images.sweep(|_| false).await?;
         Cgroup(&self.starter.cgroups()).remove();
