@@ -13,6 +13,22 @@ export class Problem extends Error {
   }
 }
 
+/**
+ * Does again what found no way to the server. A browser gives up connections that it is about to make whenever an
+ * address comes or goes on its machine, which the start of a container is if that is the server's too. Whatever is asked
+ * here may be asked twice.
+ */
+async function insist(work) {
+  for (let pause = 100; ; pause *= 2) {
+    try {
+      return await work();
+    } catch (problem) {
+      if (problem.status !== 0 || problem.begun || pause > 400) throw problem;
+    }
+    await new Promise((resolve) => setTimeout(resolve, pause));
+  }
+}
+
 export const path = (name, rest = "") => `/v1/functions/${encodeURIComponent(name)}${rest}`;
 
 export function authorization() {
@@ -40,7 +56,9 @@ function login() {
   return asking;
 }
 
-async function request(url, options = {}) {
+const request = (url, options = {}) => insist(() => requestOnce(url, options));
+
+async function requestOnce(url, options) {
   for (;;) {
     const used = sessionStorage.getItem(TOKEN);
     let response;
@@ -122,11 +140,15 @@ export async function upload(name, file, progress) {
   const send = () =>
     new Promise((resolve, reject) => {
       const sending = new XMLHttpRequest();
+      let begun = false;
       sending.open("PUT", path(name) + query);
       for (const [key, value] of Object.entries(authorization())) sending.setRequestHeader(key, value);
-      sending.upload.addEventListener("progress", (event) => progress(event.loaded, event.total));
+      sending.upload.addEventListener("progress", (event) => {
+        begun ||= event.loaded > 0;
+        progress(event.loaded, event.total);
+      });
       sending.upload.addEventListener("load", () => progress(1, 1));
-      sending.addEventListener("error", () => reject(new Problem(0)));
+      sending.addEventListener("error", () => reject(Object.assign(new Problem(0), { begun })));
       sending.addEventListener("load", () => {
         let body = null;
         try {
@@ -141,7 +163,7 @@ export async function upload(name, file, progress) {
     });
   for (;;) {
     try {
-      return await send();
+      return await insist(send);
     } catch (problem) {
       if (problem.status !== 401 || !(await login())) throw problem;
     }
