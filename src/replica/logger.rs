@@ -216,10 +216,13 @@ impl Rotating {
     }
 }
 
+/// What the older half of a log is called, behind the newer one's name.
+pub(super) const ROTATED: &str = ".1";
+
 /// Where the older half of a log is.
 pub(super) fn rotated(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".1");
+    name.push(ROTATED);
     name.into()
 }
 

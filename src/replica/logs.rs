@@ -1,6 +1,6 @@
 //! Reading what the log writers have written: all replicas of a function in the order of time.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::Error;
-use super::logger::rotated;
+use super::logger::{ROTATED, rotated};
 use crate::function::{FunctionName, VersionNumber};
 
 /// One line that a function printed.
@@ -138,7 +138,7 @@ struct Source {
 
 impl Reader {
     fn run(&mut self, sink: &Sink) {
-        let mut backlog = self.next_lines(true);
+        let mut backlog = self.next_lines();
         let tail = self.query.tail.map(|tail| tail.min(MAX_TAIL));
         if let Some(tail) = tail {
             let surplus = backlog.len().saturating_sub(tail);
@@ -154,28 +154,26 @@ impl Reader {
                 return;
             }
             std::thread::sleep(PAUSE);
-            backlog = self.next_lines(false);
+            backlog = self.next_lines();
         }
     }
 
-    /// What all files have gained, in the order of time. The first time with the rotated halves.
-    fn next_lines(&mut self, first: bool) -> VecDeque<LogLine> {
-        for source in sources(&self.folder) {
+    /// What all files have gained, in the order of time.
+    fn next_lines(&mut self) -> VecDeque<LogLine> {
+        let since = self.query.since;
+        let mut lines = Vec::new();
+        let mut keep = |line: LogLine| {
+            if since.is_none_or(|since| line.time >= since) {
+                lines.push(line);
+            }
+        };
+        for mut source in sources(&self.folder) {
             if !self.sources.iter().any(|known| known.path == source.path) {
+                source.begin(&mut keep);
                 self.sources.push(source);
             }
         }
-        let since = self.query.since;
-        let mut lines = Vec::new();
         for source in &mut self.sources {
-            let mut keep = |line: LogLine| {
-                if since.is_none_or(|since| line.time >= since) {
-                    lines.push(line);
-                }
-            };
-            if first && let Ok(file) = File::open(rotated(&source.path)) {
-                source.parse(&file, &mut keep);
-            }
             source.advance(&mut keep);
         }
         lines.sort_by_key(|line| line.time);
@@ -184,6 +182,18 @@ impl Reader {
 }
 
 impl Source {
+    /// Reads the rotated half. The newer one is opened before it, so that a rotation in between loses nothing: then both are
+    /// the same file, or for a moment there is no newer one.
+    fn begin(&mut self, keep: &mut impl FnMut(LogLine)) {
+        self.open = File::open(&self.path).ok().map(|file| (file, 0));
+        let Ok(older) = File::open(rotated(&self.path)) else { return };
+        if self.open.as_ref().is_some_and(|(newer, _)| is_same(newer, &older)) {
+            return;
+        }
+        let offset = self.parse_from(&older, 0, keep);
+        self.open.get_or_insert((older, offset));
+    }
+
     /// Reads on from where the last look ended, through a rotation that came between.
     fn advance(&mut self, keep: &mut impl FnMut(LogLine)) {
         if self.open.is_none() {
@@ -191,23 +201,15 @@ impl Source {
         }
         let Some((file, offset)) = self.open.take() else { return };
         let offset = self.parse_from(&file, offset, keep);
-        let replaced = match (file.metadata(), fs::metadata(&self.path)) {
-            (Ok(ours), Ok(there)) => inode(&ours) != inode(&there),
-            _ => false,
-        };
-        self.open = Some((file, offset));
-        if replaced && let Ok(next) = File::open(&self.path) {
-            // The rest of the old one, written between the read and the rename.
-            if let Some((file, offset)) = self.open.take() {
+        match File::open(&self.path) {
+            Ok(next) if !is_same(&file, &next) => {
+                // The rest of the old one, written between the read and the rename.
                 self.parse_from(&file, offset, keep);
+                let offset = self.parse_from(&next, 0, keep);
+                self.open = Some((next, offset));
             }
-            let offset = self.parse_from(&next, 0, keep);
-            self.open = Some((next, offset));
+            _ => self.open = Some((file, offset)),
         }
-    }
-
-    fn parse(&self, file: &File, keep: &mut impl FnMut(LogLine)) {
-        self.parse_from(file, 0, keep);
     }
 
     /// Gives the whole lines from `offset` on; returns where they end.
@@ -234,20 +236,23 @@ fn read_line(reader: &mut impl BufRead, text: &mut Vec<u8>) -> io::Result<bool> 
     Ok(text.ends_with(b"\n"))
 }
 
-fn inode(metadata: &fs::Metadata) -> u64 {
+fn is_same(one: &File, other: &File) -> bool {
     use std::os::unix::fs::MetadataExt;
-    metadata.ino()
+    let inode = |file: &File| file.metadata().map(|metadata| metadata.ino());
+    matches!((inode(one), inode(other)), (Ok(one), Ok(other)) if one == other)
 }
 
-/// The logs in a function's folder.
+/// The logs in a function's folder. Amid a rotation there is but the rotated half.
 fn sources(folder: &Path) -> Vec<Source> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let names: BTreeSet<String> = names.map(|name| name.trim_end_matches(ROTATED).into()).collect();
+    names
+        .into_iter()
+        .filter_map(|name| {
             let (version, replica) = name.strip_suffix(SUFFIX)?.strip_prefix('v')?.split_once('.')?;
             let (version, replica) = (version.parse().ok()?, replica.to_string());
-            Some(Source { path: entry.path(), version, replica, open: None })
+            Some(Source { path: folder.join(&name), version, replica, open: None })
         })
         .collect()
 }
@@ -281,5 +286,8 @@ mod tests {
         let since = Some(Timestamp::from_second(3).unwrap());
         let some = read(data.path(), &name, LogQuery { since, tail: Some(2), follow: false });
         assert_eq!(drain(some), ["four", "five"]);
+        // Amid a rotation: the file has its other name already, and the next one is still to be made.
+        fs::rename(&a, rotated(&a)).unwrap();
+        assert_eq!(drain(read(data.path(), &name, LogQuery::default())), ["two", "three", "four", "five"]);
     }
 }
