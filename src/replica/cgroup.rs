@@ -35,6 +35,19 @@ impl Cgroup<'_> {
         Strain { out_of_memory: count(memory, "oom_kill"), out_of_pids: count(pids, "max") }
     }
 
+    /// Bytes that what runs in it cannot give up: all but the pages of files.
+    pub fn memory_held(&self) -> u64 {
+        let read = |v1: &str, v2: &str| {
+            let text = fs::read_to_string(self.file("memory", v1));
+            text.or_else(|_| fs::read_to_string(self.file("", v2))).ok()
+        };
+        let used = read("memory.usage_in_bytes", "memory.current");
+        let used: u64 = used.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        let pages = read("memory.stat", "memory.stat");
+        let files = count(pages.clone(), "active_file") + count(pages, "inactive_file");
+        used.saturating_sub(files)
+    }
+
     /// Removes it where nothing runs in it: what killed runtimes leave behind.
     pub fn remove(&self) {
         for root in roots() {

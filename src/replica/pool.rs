@@ -12,6 +12,7 @@ use super::image::{Base, Unpacked};
 use super::revision::Revision;
 use super::warm::{Warm, starts_alone};
 use super::{Error, Replica, Replicas, Timing};
+use crate::function::Memory;
 use crate::oci::Digest;
 
 /// How many bases are kept warm; functions on others start the plain way.
@@ -42,6 +43,8 @@ struct Shelf {
     base: Arc<Base>,
     waiting: VecDeque<Warm>,
     coming: Coming,
+    /// Bytes that the last one held that came; each holds about as much.
+    held: u64,
     /// Starts that failed in a row.
     failures: u32,
     not_before: Instant,
@@ -59,7 +62,7 @@ enum Coming {
 impl Shelf {
     fn new(base: Arc<Base>) -> Self {
         let (waiting, coming, not_before) = (VecDeque::new(), Coming::Nothing, Instant::now());
-        Self { base, waiting, coming, failures: 0, not_before }
+        Self { base, waiting, coming, held: 0, failures: 0, not_before }
     }
 
     fn arrived(&mut self) -> Coming {
@@ -76,23 +79,35 @@ impl Pool {
         self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The one that has waited longest.
-    fn take(&self, key: &Digest) -> Option<Warm> {
-        let warm = self.lock().get_mut(key)?.waiting.pop_front();
+    /// The one that has waited longest, of those that can be held to so much memory.
+    fn take(&self, key: &Digest, limit: Memory) -> Option<Warm> {
+        let mut shelves = self.lock();
+        let waiting = &mut shelves.get_mut(key)?.waiting;
+        let fitting = waiting.iter().position(|warm| warm.fits(limit));
         self.taken.notify_one();
-        warm
+        waiting.remove(fitting?)
     }
 
-    /// The one that is being started, where nobody else waits for it. It never comes if that fails.
-    fn claim(&self, key: &Digest) -> Option<oneshot::Receiver<Warm>> {
+    /// The one that is being started, where nobody else waits for it and it is not known to be too large. It never comes
+    /// if its start fails.
+    fn claim(&self, key: &Digest, limit: Memory) -> Option<oneshot::Receiver<Warm>> {
         let mut shelves = self.lock();
         let shelf = shelves.get_mut(key)?;
-        if !matches!(shelf.coming, Coming::Unclaimed) {
+        if !matches!(shelf.coming, Coming::Unclaimed) || shelf.held >= limit.0 {
             return None;
         }
         let (sender, coming) = oneshot::channel();
         shelf.coming = Coming::Claimed(sender);
         Some(coming)
+    }
+
+    /// Takes one back that was claimed and is too large; gives it back if its base is kept warm no more.
+    fn return_unused(&self, key: &Digest, warm: Warm) -> Option<Warm> {
+        match self.lock().get_mut(key) {
+            Some(shelf) => shelf.waiting.push_front(warm),
+            None => return Some(warm),
+        }
+        None
     }
 
     /// There is, or may be, something to do.
@@ -141,6 +156,7 @@ impl Pool {
         match self.lock().get_mut(&base.key) {
             Some(shelf) => {
                 shelf.failures = 0;
+                shelf.held = warm.held;
                 let left = match shelf.arrived() {
                     Coming::Claimed(sender) => sender.send(warm).err(),
                     Coming::Unclaimed | Coming::Nothing => Some(warm),
@@ -190,14 +206,21 @@ impl Replicas {
         let queue = asked.elapsed();
         loop {
             let secrets = self.starter.secrets(&version.settings).await.ok()?;
-            let warm = match self.pool.take(&code.base.key) {
+            let (key, limit) = (&code.base.key, version.settings.memory);
+            let warm = match self.pool.take(key, limit) {
                 Some(warm) => warm,
                 None => {
-                    let coming = self.pool.claim(&code.base.key)?;
+                    let coming = self.pool.claim(key, limit)?;
                     self.stopping.run_until_cancelled(coming).await?.ok()?
                 }
             };
             let id = warm.id.clone();
+            if !warm.fits(limit) {
+                if self.pool.return_unused(key, warm).is_some() {
+                    self.discard(id);
+                }
+                return None;
+            }
             match self.starter.hand_over(warm, revision, (&image, code), secrets).await {
                 Ok((replica, timing)) => {
                     self.record_in_background(replica.clone(), revision.clone(), image.clone());

@@ -26,7 +26,7 @@ use super::secret_files::SecretFiles;
 use super::start::{LEAST_SHARES, Starter, port};
 use super::{Error, Replica, Timing, logger, logs, ready};
 use crate::containerd::{BindMount, Labels, NewContainer};
-use crate::function::Settings;
+use crate::function::{Memory, Settings};
 
 /// What the runtime looks for in the code's folder.
 const SOCKET: &str = ".fnbuild-pool";
@@ -66,9 +66,16 @@ pub(super) struct Warm {
     port: u16,
     pid: u32,
     channel: UnixStream,
+    /// Bytes of memory that its runtime cannot do without.
+    pub held: u64,
 }
 
 impl Warm {
+    /// Whether it can be held to so much memory: the kernel refuses a limit below what is in use, or ends who is above it.
+    pub fn fits(&self, limit: Memory) -> bool {
+        self.held < limit.0
+    }
+
     /// Whether its runtime still does.
     pub fn waits(&self) -> bool {
         let read = self.channel.try_read(&mut [0]);
@@ -109,7 +116,8 @@ impl Starter {
         ready::answers(SocketAddr::from((address, port))).await;
         let socket = slot.join(SOCKET);
         fs::remove_file(&socket).map_err(Error::files("remove", &socket))?;
-        Ok(Warm { id: id.into(), address, port, pid, channel })
+        let held = Cgroup(&self.cgroup(id)).memory_held();
+        Ok(Warm { id: id.into(), address, port, pid, channel, held })
     }
 
     async fn connected(&self, id: &str, listener: &UnixListener, port: u16) -> Result<UnixStream, Error> {

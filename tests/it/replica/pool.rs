@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fnbuild::function::{Memory, Settings};
-use fnbuild::replica::{Lease, LogQuery, Replicas, ScaleSettings};
+use fnbuild::replica::{Error, Lease, LogQuery, Replicas, ScaleSettings};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -258,6 +258,23 @@ async fn what_does_not_fit_the_pool_starts_the_plain_way_and_says_what_is_wrong(
             assert_eq!((status, error["errorType"].as_str()), (500, Some("ModuleNotFoundError")));
         }
     }
+    site.close(replicas).await;
+}
+
+#[tokio::test]
+async fn a_function_with_less_memory_than_what_waits_has_takes_nothing_from_the_pool() {
+    let small = Settings { memory: Memory(8 << 20), ..Settings::default() };
+    let add = "def run(x, y):\n    return x + y\n";
+    let site = Site::new().with_python("small", add, small).with_python("add", add, Settings::default());
+    let replicas = site.start_with_pool(2).await;
+    full(&replicas, 2).await;
+    let waiting = site.containers();
+    let refused = replicas.acquire(&function("small"), None, soon()).await.map(drop).unwrap_err();
+    assert!(matches!(refused, Error::CannotStart { .. }), "{refused}");
+    assert_eq!((site.containers(), replicas.warm_containers()), (waiting.clone(), 2));
+    let lease = acquire(&replicas, "add").await;
+    assert!(waiting.contains(&lease.replica().id));
+    drop(lease);
     site.close(replicas).await;
 }
 
