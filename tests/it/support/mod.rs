@@ -1,5 +1,4 @@
 //! What the tests share: running programs, waiting for conditions, servers that end with their test.
-#![allow(dead_code)]
 
 pub mod balancer;
 pub mod base;
