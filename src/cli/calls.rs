@@ -8,7 +8,7 @@ use crate::api::Removed;
 use crate::function::FunctionName;
 use crate::queue::{CallBody, CallDetail, CallPage, CallSummary};
 
-use super::server::{Server, ServerArguments, block_on};
+use super::server::{AskArguments, block_on};
 use super::{Outcome, OutputFormat, Printer, table};
 
 #[derive(clap::Args)]
@@ -42,10 +42,7 @@ struct List {
     #[arg(long, value_parser = ["waiting", "running", "answered", "dead"])]
     state: Option<String>,
     #[command(flatten)]
-    server: ServerArguments,
-    /// How the result is printed
-    #[arg(short, long, value_enum, default_value_t)]
-    output: OutputFormat,
+    ask: AskArguments,
 }
 
 #[derive(clap::Args)]
@@ -53,48 +50,36 @@ struct One {
     /// The X-Call-Id that it was answered with
     id: String,
     #[command(flatten)]
-    server: ServerArguments,
-    /// How the result is printed
-    #[arg(short, long, value_enum, default_value_t)]
-    output: OutputFormat,
+    ask: AskArguments,
 }
 
 pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
     match &arguments.verb {
         Verb::List(list) => {
             let calls = block_on(all(list))?;
-            match list.output {
-                OutputFormat::Json => printer.json(&calls)?,
-                OutputFormat::Text => printer.data(rows(&calls)),
-            }
+            printer.result(list.ask.output, &calls, || rows(&calls))?;
         }
         Verb::Show(one) => {
             let call: CallDetail = ask(one, Method::GET, "")?;
-            match one.output {
+            match one.ask.output {
                 OutputFormat::Json => printer.json(&call)?,
                 OutputFormat::Text => printer.data(text(&call)?),
             }
         }
         Verb::Retry(one) => {
             let call: CallSummary = ask(one, Method::POST, "/retry")?;
-            match one.output {
-                OutputFormat::Json => printer.json(&call)?,
-                OutputFormat::Text => printer.data(format!("the call {} is {}", call.id, call.state)),
-            }
+            printer.result(one.ask.output, &call, || format!("the call {} is {}", call.id, call.state))?;
         }
         Verb::Drop(one) => {
             let removed: Removed = ask(one, Method::DELETE, "")?;
-            match one.output {
-                OutputFormat::Json => printer.json(&removed)?,
-                OutputFormat::Text => printer.data(format!("the call {} is dropped", one.id)),
-            }
+            printer.result(one.ask.output, &removed, || format!("the call {} is dropped", one.id))?;
         }
     }
     Ok(Outcome::Success)
 }
 
 async fn all(list: &List) -> anyhow::Result<Vec<CallSummary>> {
-    let server = Server::new(&list.server)?;
+    let server = list.ask.server()?;
     let mut which = "limit=1000".to_string();
     if let Some(name) = &list.name {
         which += &format!("&function={name}");
@@ -119,7 +104,7 @@ async fn all(list: &List) -> anyhow::Result<Vec<CallSummary>> {
 }
 
 fn ask<T: serde::de::DeserializeOwned>(one: &One, method: Method, what: &str) -> anyhow::Result<T> {
-    let server = Server::new(&one.server)?;
+    let server = one.ask.server()?;
     let id = percent_encoding::utf8_percent_encode(&one.id, percent_encoding::NON_ALPHANUMERIC);
     block_on(server.call(method, &format!("/v1/calls/{id}{what}"), None::<&()>))
 }

@@ -5,7 +5,7 @@ use http::Method;
 use crate::api::Pushed;
 use crate::function::{FunctionName, SettingsPatch};
 
-use super::server::{Server, ServerArguments, block_on};
+use super::server::{AskArguments, block_on};
 use super::settings::SettingArguments;
 use super::{Outcome, OutputFormat, Printer};
 
@@ -18,18 +18,15 @@ pub struct Arguments {
     #[command(flatten)]
     settings: SettingArguments,
     #[command(flatten)]
-    server: ServerArguments,
-    /// How the result is printed
-    #[arg(short, long, value_enum, default_value_t)]
-    output: OutputFormat,
+    ask: AskArguments,
 }
 
 pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
-    let server = Server::new(&arguments.server)?;
+    let server = arguments.ask.server()?;
     let patch: SettingsPatch = arguments.settings.patch()?;
     let path = format!("/v1/functions/{}/config", arguments.name);
     let pushed: Pushed = block_on(server.call(Method::POST, &path, Some(&patch)))?;
-    print(&pushed, arguments.output, printer)?;
+    print(&pushed, arguments.ask.output, printer)?;
     Ok(Outcome::Success)
 }
 

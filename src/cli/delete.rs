@@ -5,8 +5,8 @@ use http::Method;
 use crate::api::Deleted;
 use crate::function::FunctionName;
 
-use super::server::{Server, ServerArguments, block_on};
-use super::{Outcome, OutputFormat, Printer};
+use super::server::{AskArguments, block_on};
+use super::{Outcome, Printer};
 
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  fnbuild delete add --images")]
@@ -17,20 +17,14 @@ pub struct Arguments {
     #[arg(long)]
     images: bool,
     #[command(flatten)]
-    server: ServerArguments,
-    /// How the result is printed
-    #[arg(short, long, value_enum, default_value_t)]
-    output: OutputFormat,
+    ask: AskArguments,
 }
 
 pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
-    let server = Server::new(&arguments.server)?;
+    let server = arguments.ask.server()?;
     let path = format!("/v1/functions/{}?images={}", arguments.name, arguments.images);
     let deleted: Deleted = block_on(server.call(Method::DELETE, &path, None::<&()>))?;
-    match arguments.output {
-        OutputFormat::Json => printer.json(&deleted)?,
-        OutputFormat::Text => printer.data(format!("{} is deleted", deleted.name)),
-    }
+    printer.result(arguments.ask.output, &deleted, || format!("{} is deleted", deleted.name))?;
     for line in &deleted.kept {
         printer.warning(line);
     }

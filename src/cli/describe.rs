@@ -8,7 +8,7 @@ use crate::api::{Attached, Attachments, Described, ReplicaState};
 use crate::function::{FunctionName, Settings, signature};
 use crate::publish::TITLE;
 
-use super::server::{Server, ServerArguments, block_on};
+use super::server::{AskArguments, block_on};
 use super::{Outcome, OutputFormat, Printer, schedule, table};
 
 #[derive(clap::Args)]
@@ -17,14 +17,11 @@ pub struct Arguments {
     /// The function
     name: FunctionName,
     #[command(flatten)]
-    server: ServerArguments,
-    /// How the result is printed
-    #[arg(short, long, value_enum, default_value_t)]
-    output: OutputFormat,
+    ask: AskArguments,
 }
 
 pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
-    let server = Server::new(&arguments.server)?;
+    let server = arguments.ask.server()?;
     let path = format!("/v1/functions/{}", arguments.name);
     let (described, attached) = block_on(async {
         let described: Described = server.get(&path).await?;
@@ -39,7 +36,7 @@ pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> 
             None
         }
     };
-    match arguments.output {
+    match arguments.ask.output {
         OutputFormat::Json => {
             printer.json(&Whole { described: &described, attached: attached.as_deref() })?
         }

@@ -4,8 +4,8 @@ use http::Method;
 
 use crate::api::Examined;
 
-use super::server::{Server, ServerArguments, block_on};
-use super::{Outcome, OutputFormat, Printer};
+use super::server::{AskArguments, block_on};
+use super::{Outcome, Printer};
 
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  fnbuild doctor --repair")]
@@ -14,20 +14,14 @@ pub struct Arguments {
     #[arg(long)]
     repair: bool,
     #[command(flatten)]
-    server: ServerArguments,
-    /// How the result is printed
-    #[arg(short, long, value_enum, default_value_t)]
-    output: OutputFormat,
+    ask: AskArguments,
 }
 
 pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
-    let server = Server::new(&arguments.server)?;
+    let server = arguments.ask.server()?;
     let path = format!("/v1/doctor?repair={}", arguments.repair);
     let examined: Examined = block_on(server.call(Method::POST, &path, None::<&()>))?;
-    match arguments.output {
-        OutputFormat::Json => printer.json(&examined)?,
-        OutputFormat::Text => printer.data(text(&examined)),
-    }
+    printer.result(arguments.ask.output, &examined, || text(&examined))?;
     let is_well = examined.findings.iter().all(|finding| finding.repaired);
     Ok(if is_well { Outcome::Success } else { Outcome::Partial })
 }

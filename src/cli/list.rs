@@ -2,25 +2,19 @@
 
 use crate::api::{Functions, Summary};
 
-use super::server::{Server, ServerArguments, block_on};
-use super::{Outcome, OutputFormat, Printer, table};
+use super::server::{AskArguments, Server, block_on};
+use super::{Outcome, Printer, table};
 
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  fnbuild list -o json")]
 pub struct Arguments {
     #[command(flatten)]
-    server: ServerArguments,
-    /// How the result is printed
-    #[arg(short, long, value_enum, default_value_t)]
-    output: OutputFormat,
+    ask: AskArguments,
 }
 
 pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
-    let functions = block_on(all(&Server::new(&arguments.server)?))?;
-    match arguments.output {
-        OutputFormat::Json => printer.json(&functions)?,
-        OutputFormat::Text => printer.data(text(&functions)),
-    }
+    let functions = block_on(all(&arguments.ask.server()?))?;
+    printer.result(arguments.ask.output, &functions, || text(&functions))?;
     Ok(Outcome::Success)
 }
 

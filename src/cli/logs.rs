@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use crate::api::LogLine;
 use crate::function::FunctionName;
 
-use super::server::{Server, ServerArguments, block_on, whole};
+use super::server::{AskArguments, Server, block_on, whole};
 use super::settings::{parse_duration, parse_number};
 use super::{Outcome, OutputFormat, Printer};
 
@@ -28,14 +28,11 @@ pub struct Arguments {
     #[arg(long, value_name = "N", value_parser = parse_number::<usize>)]
     tail: Option<usize>,
     #[command(flatten)]
-    server: ServerArguments,
-    /// How the result is printed
-    #[arg(short, long, value_enum, default_value_t)]
-    output: OutputFormat,
+    ask: AskArguments,
 }
 
 pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
-    let server = Server::new(&arguments.server)?;
+    let server = arguments.ask.server()?;
     let mut path = format!("/v1/functions/{}/logs?follow={}", arguments.name, arguments.follow);
     if let Some(tail) = arguments.tail {
         path += &format!("&tail={tail}");
@@ -44,7 +41,7 @@ pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> 
         path += &format!("&since={}", since.as_secs_f64());
     }
     block_on(async {
-        follow(&server, &path, |line| show(&line, arguments.output, printer)).await?;
+        follow(&server, &path, |line| show(&line, arguments.ask.output, printer)).await?;
         if arguments.follow {
             printer.status(format!("the log ends: {} was deleted, or the server stops", arguments.name));
         }

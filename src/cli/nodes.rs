@@ -3,25 +3,19 @@
 use crate::cluster::{Node, NodeState};
 use crate::function::Memory;
 
-use super::server::{Server, ServerArguments, block_on};
-use super::{Outcome, OutputFormat, Printer, table};
+use super::server::{AskArguments, block_on};
+use super::{Outcome, Printer, table};
 
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  fnbuild nodes")]
 pub struct Arguments {
     #[command(flatten)]
-    server: ServerArguments,
-    /// How the result is printed
-    #[arg(short, long, value_enum, default_value_t)]
-    output: OutputFormat,
+    ask: AskArguments,
 }
 
 pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
-    let nodes: Vec<Node> = block_on(Server::new(&arguments.server)?.get("/v1/nodes"))?;
-    match arguments.output {
-        OutputFormat::Json => printer.json(&nodes)?,
-        OutputFormat::Text => printer.data(text(&nodes)),
-    }
+    let nodes: Vec<Node> = block_on(arguments.ask.server()?.get("/v1/nodes"))?;
+    printer.result(arguments.ask.output, &nodes, || text(&nodes))?;
     Ok(Outcome::Success)
 }
 

@@ -2,6 +2,8 @@
 
 use std::io::{IsTerminal, Write};
 
+use super::OutputFormat;
+
 /// Knows how much to say and whether a person is looking.
 pub struct Printer {
     quiet: bool,
@@ -46,6 +48,20 @@ impl Printer {
     /// The result as JSON, indented: for `-o json`.
     pub fn json(&self, value: &impl serde::Serialize) -> anyhow::Result<()> {
         self.data(serde_json::to_string_pretty(value)?);
+        Ok(())
+    }
+
+    /// The result as it was asked for: all of it as JSON, or what `text` says of it.
+    pub fn result(
+        &self,
+        output: OutputFormat,
+        value: &impl serde::Serialize,
+        text: impl FnOnce() -> String,
+    ) -> anyhow::Result<()> {
+        match output {
+            OutputFormat::Json => self.json(value)?,
+            OutputFormat::Text => self.data(text()),
+        }
         Ok(())
     }
 

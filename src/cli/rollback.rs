@@ -5,9 +5,9 @@ use http::Method;
 use crate::api::{Pushed, Selected};
 use crate::function::{FunctionName, VersionNumber};
 
-use super::server::{Server, ServerArguments, block_on};
+use super::server::{AskArguments, block_on};
 use super::settings::parse_number;
-use super::{Outcome, OutputFormat, Printer};
+use super::{Outcome, Printer};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  fnbuild rollback add\n  fnbuild rollback add 3")]
@@ -18,17 +18,14 @@ pub struct Arguments {
     #[arg(value_name = "VERSION", value_parser = parse_number::<VersionNumber>)]
     to: Option<VersionNumber>,
     #[command(flatten)]
-    server: ServerArguments,
-    /// How the result is printed
-    #[arg(short, long, value_enum, default_value_t)]
-    output: OutputFormat,
+    ask: AskArguments,
 }
 
 pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
-    let server = Server::new(&arguments.server)?;
+    let server = arguments.ask.server()?;
     let path = format!("/v1/functions/{}/rollback", arguments.name);
     let body = Selected { version: arguments.to };
     let pushed: Pushed = block_on(server.call(Method::POST, &path, Some(&body)))?;
-    super::config::print(&pushed, arguments.output, printer)?;
+    super::config::print(&pushed, arguments.ask.output, printer)?;
     Ok(Outcome::Success)
 }

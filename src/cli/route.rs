@@ -7,8 +7,8 @@ use http::Method;
 use crate::api::{Divided, Split};
 use crate::function::{FunctionName, VersionNumber};
 
-use super::server::{Server, ServerArguments, block_on};
-use super::{Outcome, OutputFormat, Printer};
+use super::server::{AskArguments, block_on};
+use super::{Outcome, Printer};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  fnbuild route add --to 3=90 --to 4=10\n  fnbuild route add --clear")]
@@ -22,24 +22,18 @@ pub struct Arguments {
     #[arg(long, conflicts_with = "to")]
     clear: bool,
     #[command(flatten)]
-    server: ServerArguments,
-    /// How the result is printed
-    #[arg(short, long, value_enum, default_value_t)]
-    output: OutputFormat,
+    ask: AskArguments,
 }
 
 pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
-    let server = Server::new(&arguments.server)?;
+    let server = arguments.ask.server()?;
     let path = format!("/v1/functions/{}/route", arguments.name);
     let mut split = BTreeMap::new();
     for (version, percent) in &arguments.to {
         *split.entry(*version).or_insert(0) += percent;
     }
     let divided: Divided = block_on(server.call(Method::POST, &path, Some(&Split { split })))?;
-    match arguments.output {
-        OutputFormat::Json => printer.json(&divided)?,
-        OutputFormat::Text => printer.data(text(&divided)),
-    }
+    printer.result(arguments.ask.output, &divided, || text(&divided))?;
     Ok(Outcome::Success)
 }
 

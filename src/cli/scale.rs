@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::api::{Described, Pushed, ReplicaState, Scale};
 use crate::function::FunctionName;
 
-use super::server::{Server, ServerArguments, block_on};
+use super::server::{AskArguments, block_on};
 use super::settings::parse_number;
 use super::{Outcome, OutputFormat, Printer, describe};
 
@@ -19,10 +19,7 @@ pub struct Arguments {
     #[arg(value_parser = parse_number::<u32>)]
     replicas: Option<u32>,
     #[command(flatten)]
-    server: ServerArguments,
-    /// How the result is printed
-    #[arg(short, long, value_enum, default_value_t)]
-    output: OutputFormat,
+    ask: AskArguments,
 }
 
 /// What `-o json` prints.
@@ -39,7 +36,7 @@ struct Scaled {
 }
 
 pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
-    let server = Server::new(&arguments.server)?;
+    let server = arguments.ask.server()?;
     let path = format!("/v1/functions/{}", arguments.name);
     let (pushed, described) = block_on(async {
         let pushed: Option<Pushed> = match arguments.replicas {
@@ -52,7 +49,7 @@ pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> 
         anyhow::Ok((pushed, described))
     })?;
     let Described { settings, replicas, .. } = described;
-    match arguments.output {
+    match arguments.ask.output {
         OutputFormat::Json => {
             let warnings = pushed.iter().flat_map(|pushed| &pushed.warnings);
             warnings.for_each(|warning| printer.warning(warning));
@@ -61,7 +58,7 @@ pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> 
         }
         OutputFormat::Text => {
             if let Some(pushed) = &pushed {
-                super::config::print(pushed, arguments.output, printer)?;
+                super::config::print(pushed, arguments.ask.output, printer)?;
             }
             printer.data(format!(
                 "{} to {} replicas\n\n{}",

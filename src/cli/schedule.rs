@@ -6,7 +6,7 @@ use crate::api::{Removed, ScheduleList};
 use crate::function::FunctionName;
 use crate::queue::{NewSchedule, ScheduleState};
 
-use super::server::{Server, ServerArguments, block_on};
+use super::server::{AskArguments, block_on};
 use super::{Outcome, OutputFormat, Printer, invoke, table};
 
 #[derive(clap::Args)]
@@ -37,10 +37,7 @@ struct Add {
     #[arg(long, default_value = "UTC", value_name = "TZ")]
     time_zone: String,
     #[command(flatten)]
-    server: ServerArguments,
-    /// How the result is printed
-    #[arg(short, long, value_enum, default_value_t)]
-    output: OutputFormat,
+    ask: AskArguments,
 }
 
 #[derive(clap::Subcommand)]
@@ -59,10 +56,7 @@ struct List {
     /// Only this function's
     name: Option<FunctionName>,
     #[command(flatten)]
-    server: ServerArguments,
-    /// How the result is printed
-    #[arg(short, long, value_enum, default_value_t)]
-    output: OutputFormat,
+    ask: AskArguments,
 }
 
 #[derive(clap::Args)]
@@ -72,10 +66,7 @@ struct Remove {
     #[arg(value_name = "NAME|ID")]
     which: String,
     #[command(flatten)]
-    server: ServerArguments,
-    /// How the result is printed
-    #[arg(short, long, value_enum, default_value_t)]
-    output: OutputFormat,
+    ask: AskArguments,
 }
 
 pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
@@ -83,7 +74,7 @@ pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> 
         None => add(&arguments.add, printer)?,
         Some(Verb::List(list)) => {
             let function = list.name.as_ref().map(|name| format!("?function={name}")).unwrap_or_default();
-            let server = Server::new(&list.server)?;
+            let server = list.ask.server()?;
             let found = block_on(async {
                 let found: ScheduleList = server.get(&format!("/v1/schedules{function}")).await?;
                 if let (true, Some(name)) = (found.schedules.is_empty(), &list.name) {
@@ -91,20 +82,17 @@ pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> 
                 }
                 Ok(found)
             })?;
-            match list.output {
-                OutputFormat::Json => printer.json(&found.schedules)?,
-                OutputFormat::Text => printer.data(table_of(&found.schedules)),
-            }
+            printer.result(list.ask.output, &found.schedules, || table_of(&found.schedules))?;
         }
         Some(Verb::Remove(remove)) => {
-            let server = Server::new(&remove.server)?;
+            let server = remove.ask.server()?;
             // No function's name has a dot, and every ID has one.
             let path = match remove.which.contains('.') {
                 true => format!("/v1/schedules/{}", encoded(&remove.which)),
                 false => format!("/v1/functions/{}/schedules", encoded(&remove.which)),
             };
             let removed: Removed = block_on(server.call(Method::DELETE, &path, None::<&()>))?;
-            match remove.output {
+            match remove.ask.output {
                 OutputFormat::Json => printer.json(&removed)?,
                 OutputFormat::Text if removed.removed.is_empty() => {
                     printer.status(format!("{} has no schedule", remove.which));
@@ -127,10 +115,10 @@ fn add(add: &Add, printer: &Printer) -> anyhow::Result<()> {
     };
     let data = String::from_utf8(invoke::data(&add.data)?)?;
     let new = NewSchedule { cron, time_zone: add.time_zone.clone(), data };
-    let server = Server::new(&add.server)?;
+    let server = add.ask.server()?;
     let path = format!("/v1/functions/{name}/schedules");
     let schedule: ScheduleState = block_on(server.call(Method::POST, &path, Some(&new)))?;
-    match add.output {
+    match add.ask.output {
         OutputFormat::Json => printer.json(&schedule)?,
         OutputFormat::Text => {
             let next = schedule.next.unwrap_or_else(|| "-".into());

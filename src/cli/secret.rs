@@ -10,7 +10,7 @@ use http::Method;
 use crate::api::{SecretNamed, SecretWritten};
 use crate::secrets::{LARGEST_SECRET, SecretName};
 
-use super::server::{Server, ServerArguments, block_on};
+use super::server::{AskArguments, Server, ServerArguments, block_on};
 use super::{Outcome, OutputFormat, Printer, Usage};
 
 #[derive(clap::Args)]
@@ -50,10 +50,7 @@ struct Create {
 #[command(after_help = "Example:\n  fnbuild secret list")]
 struct List {
     #[command(flatten)]
-    server: ServerArguments,
-    /// How the result is printed
-    #[arg(short, long, value_enum, default_value_t)]
-    output: OutputFormat,
+    ask: AskArguments,
 }
 
 #[derive(clap::Args)]
@@ -74,9 +71,9 @@ pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> 
             printer.status(format!("the secret {} is kept", create.name));
         }
         Verb::List(list) => {
-            let server = Server::new(&list.server)?;
+            let server = list.ask.server()?;
             let names: Vec<SecretNamed> = block_on(server.get("/system/secrets"))?;
-            match list.output {
+            match list.ask.output {
                 OutputFormat::Json => printer.json(&names)?,
                 OutputFormat::Text => names.iter().for_each(|secret| printer.data(secret.name.as_str())),
             }

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use crate::api::Problem;
 use crate::function::FunctionName;
 
+use super::OutputFormat;
 use super::tls::{Tls, TlsError};
 
 // Where the server is.
@@ -29,6 +30,22 @@ pub struct ServerArguments {
     /// A certificate authority to trust for a server at https://
     #[arg(long, env = "FNBUILD_SERVER_CA", value_name = "FILE")]
     pub server_ca: Option<PathBuf>,
+}
+
+// Which server is asked, and how what it answers is printed.
+#[derive(clap::Args)]
+pub struct AskArguments {
+    #[command(flatten)]
+    pub at: ServerArguments,
+    /// How the result is printed
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+}
+
+impl AskArguments {
+    pub fn server(&self) -> Result<Server, ServerError> {
+        Server::new(&self.at)
+    }
 }
 
 /// A body that is sent to the server.

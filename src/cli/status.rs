@@ -5,17 +5,14 @@ use serde::Serialize;
 use crate::api::Status;
 use crate::cluster::Node;
 
-use super::server::{Server, ServerArguments, block_on};
-use super::{Outcome, OutputFormat, Printer, list};
+use super::server::{AskArguments, block_on};
+use super::{Outcome, Printer, list};
 
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  fnbuild status --server http://127.0.0.1:8080")]
 pub struct Arguments {
     #[command(flatten)]
-    server: ServerArguments,
-    /// How the result is printed
-    #[arg(short, long, value_enum, default_value_t)]
-    output: OutputFormat,
+    ask: AskArguments,
 }
 
 /// What the server says of itself, and of what it serves.
@@ -29,17 +26,14 @@ struct Whole {
 }
 
 pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
-    let server = Server::new(&arguments.server)?;
+    let server = arguments.ask.server()?;
     let whole = block_on(async {
         let status: Status = server.get("/v1/status").await?;
         // One that is not well may still say what is wrong with it.
         let functions = list::all(&server).await.ok().map(|functions| functions.len());
         Ok(Whole { status, functions, nodes: server.get("/v1/nodes").await.ok() })
     })?;
-    match arguments.output {
-        OutputFormat::Json => printer.json(&whole)?,
-        OutputFormat::Text => printer.data(text(&whole, server.url())),
-    }
+    printer.result(arguments.ask.output, &whole, || text(&whole, server.url()))?;
     Ok(if whole.status.ready { Outcome::Success } else { Outcome::Partial })
 }
 

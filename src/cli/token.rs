@@ -5,7 +5,7 @@ use http::Method;
 use crate::api::{TokenMade, TokenRevoked, TokenWanted};
 use crate::auth::{Role, TokenInfo, TokenName};
 
-use super::server::{Server, ServerArguments, block_on};
+use super::server::{AskArguments, Server, ServerArguments, block_on};
 use super::{Outcome, OutputFormat, Printer, table};
 
 #[derive(clap::Args)]
@@ -35,20 +35,14 @@ struct Create {
     #[arg(long)]
     role: Role,
     #[command(flatten)]
-    server: ServerArguments,
-    /// How the result is printed
-    #[arg(short, long, value_enum, default_value_t)]
-    output: OutputFormat,
+    ask: AskArguments,
 }
 
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  fnbuild token list")]
 struct List {
     #[command(flatten)]
-    server: ServerArguments,
-    /// How the result is printed
-    #[arg(short, long, value_enum, default_value_t)]
-    output: OutputFormat,
+    ask: AskArguments,
 }
 
 #[derive(clap::Args)]
@@ -64,9 +58,9 @@ pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> 
     match &arguments.verb {
         Verb::Create(create) => {
             let wanted = TokenWanted { name: create.name.clone(), role: create.role };
-            let server = Server::new(&create.server)?;
+            let server = create.ask.server()?;
             let made: TokenMade = block_on(server.call(Method::POST, "/v1/tokens", Some(&wanted)))?;
-            match create.output {
+            match create.ask.output {
                 OutputFormat::Json => printer.json(&made)?,
                 OutputFormat::Text => {
                     printer.data(&made.token);
@@ -75,8 +69,8 @@ pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> 
             }
         }
         Verb::List(list) => {
-            let tokens: Vec<TokenInfo> = block_on(Server::new(&list.server)?.get("/v1/tokens"))?;
-            match list.output {
+            let tokens: Vec<TokenInfo> = block_on(list.ask.server()?.get("/v1/tokens"))?;
+            match list.ask.output {
                 OutputFormat::Json => printer.json(&tokens)?,
                 OutputFormat::Text => {
                     let rows =

@@ -19,7 +19,7 @@ use crate::{base, image, source};
 
 use super::push::or_interrupted;
 use super::registry_flags::RegistryArguments;
-use super::server::{Server, ServerArguments, block_on};
+use super::server::{AskArguments, Server, ServerArguments, block_on};
 use super::{Common, Outcome, OutputFormat, Printer, hint, report, tell};
 
 /// More at once would only make each slower.
@@ -36,10 +36,7 @@ pub struct Arguments {
     #[command(flatten)]
     registry: RegistryArguments,
     #[command(flatten)]
-    server: ServerArguments,
-    /// How the result is printed
-    #[arg(short, long, value_enum, default_value_t)]
-    output: OutputFormat,
+    ask: AskArguments,
 }
 
 /// What became of one function, for `-o json`.
@@ -76,20 +73,20 @@ pub fn run(arguments: &Arguments, common: &Common, printer: &Printer) -> anyhow:
     let registry = arguments.registry.open(&data)?;
     let mut reports = block_on(async {
         // One word that there is no server, before anything is built, instead of one for each function.
-        let _: Status = Server::new(&arguments.server)?.get("/v1/status").await?;
+        let _: Status = arguments.ask.server()?.get("/v1/status").await?;
         let up = |planned: Planned| {
             let (data, registry) = (&data, &registry);
             async move {
                 let name = planned.name.clone();
-                let pushed = deploy(planned, (data, registry), &arguments.server, printer).await;
-                told(name, pushed, arguments.output, printer)
+                let pushed = deploy(planned, (data, registry), &arguments.ask.at, printer).await;
+                told(name, pushed, arguments.ask.output, printer)
             }
         };
         let ups = futures_util::stream::iter(project.functions).map(up).buffer_unordered(AT_ONCE);
         Ok(ups.collect::<Vec<_>>().await)
     })?;
     let failed = reports.iter().filter(|report| report.error.is_some()).count();
-    if arguments.output == OutputFormat::Json {
+    if arguments.ask.output == OutputFormat::Json {
         reports.sort_by(|a, b| a.name.cmp(&b.name));
         printer.json(&reports)?;
     }

@@ -3,7 +3,7 @@
 use crate::api::Versions;
 use crate::function::FunctionName;
 
-use super::server::{Server, ServerArguments, block_on};
+use super::server::{AskArguments, block_on};
 use super::{Outcome, OutputFormat, Printer, table};
 
 #[derive(clap::Args)]
@@ -12,16 +12,13 @@ pub struct Arguments {
     /// The function
     name: FunctionName,
     #[command(flatten)]
-    server: ServerArguments,
-    /// How the result is printed
-    #[arg(short, long, value_enum, default_value_t)]
-    output: OutputFormat,
+    ask: AskArguments,
 }
 
 pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> {
-    let server = Server::new(&arguments.server)?;
+    let server = arguments.ask.server()?;
     let versions: Versions = block_on(server.get(&format!("/v1/functions/{}/versions", arguments.name)))?;
-    match arguments.output {
+    match arguments.ask.output {
         OutputFormat::Json => printer.json(&versions)?,
         OutputFormat::Text => {
             let rows = versions.versions.iter().rev().map(|version| {
