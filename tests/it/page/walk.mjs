@@ -14,6 +14,7 @@ const browser = await chromium.launch({
   args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
 });
 const troubles = [];
+const changes = [];
 
 async function open(options = {}, url = PAGE) {
   const { origin } = new URL(url);
@@ -22,8 +23,8 @@ async function open(options = {}, url = PAGE) {
   page.setDefaultTimeout(60000);
   // Whatever else starts containers on this machine changes its network, which the browser writes there for each
   // connection that it gives up.
-  const isTrouble = (message) => ["error", "warning"].includes(message.type()) && !message.text().includes("ERR_NETWORK_CHANGED");
-  page.on("console", (message) => isTrouble(message) && troubles.push(message.text()));
+  const kept = (text) => (text.includes("ERR_NETWORK_CHANGED") ? changes : troubles);
+  page.on("console", (message) => ["error", "warning"].includes(message.type()) && kept(message.text()).push(message.text()));
   page.on("pageerror", (error) => troubles.push(`${error}`));
   page.on("request", (request) => request.url().startsWith(origin) || troubles.push(`asked for ${request.url()}`));
   page.on("dialog", (dialog) => { troubles.push(`a dialog: ${dialog.message()}`); dialog.dismiss(); });
@@ -35,12 +36,22 @@ const shot = async (page, name, whole = false) => SHOTS && (await page.screensho
 const done = (step) => console.log(`ok ${step}`);
 const summary = (page) => page.locator(".summary");
 
+/** Begins calls until one is answered. The page repeats none by itself: a call may not be one that can be made twice. */
+async function insist(page, begin) {
+  for (let broken = 0; ; broken++) {
+    await begin();
+    await page.locator(".summary:has(code), .summary:has-text('No answer')").waitFor();
+    if (await page.locator(".summary:has(code)").count()) return;
+    assert.ok(broken < 5, await summary(page).innerText());
+  }
+}
+
 /** Calls with a body, and gives the status line and the answer. */
 async function call(page, body) {
   await page.getByLabel("JSON", { exact: true }).fill(body);
-  await page.getByRole("button", { name: "Call", exact: true }).click();
-  await page.locator(".summary:has(code)").waitFor();
-  await page.getByRole("button", { name: "Call", exact: true }).waitFor();
+  const button = page.getByRole("button", { name: "Call", exact: true });
+  await insist(page, () => button.click());
+  await button.waitFor();
   return [await summary(page).innerText(), await page.getByLabel("Answer").innerText()];
 }
 
@@ -137,7 +148,7 @@ async function keyboard() {
   await reach(page, "JSON");
   await page.keyboard.press("Control+A");
   await page.keyboard.type('{"x": 5}');
-  await page.keyboard.press("Control+Enter");
+  await insist(page, () => page.keyboard.press("Control+Enter"));
   await page.getByLabel("Answer").getByText('"sum": 7').waitFor();
   await reach(page, "Switch to version 2");
   await page.keyboard.press("Enter");
@@ -308,7 +319,7 @@ try {
     const focus = await page.evaluate(() => document.activeElement.outerHTML.slice(0, 200));
     console.log(`${page.url()} has the focus on ${focus} and says:\n${await page.locator("body").innerText()}`);
   }
-  console.log(troubles.join("\n"));
+  console.log([...troubles, ...changes].join("\n"));
   throw error;
 } finally {
   await browser.close();
