@@ -3,6 +3,7 @@
 
 use std::str::FromStr;
 
+use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -55,8 +56,16 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let axum::Json(body) = axum::Json::from_request(request, state).await?;
-        Ok(Self(body))
+        let (head, body) = request.into_parts();
+        let bytes = Bytes::from_request(Request::from_parts(head.clone(), body), state).await?;
+        let is_object = is_object(&bytes);
+        match axum::Json::from_request(Request::from_parts(head, bytes.into()), state).await {
+            Err(untyped @ JsonRejection::MissingJsonContentType(_)) => Err(untyped.into()),
+            _ if !is_object => {
+                Err(ApiError::Request { what: format!("the body cannot be read: {NO_OBJECT}") })
+            }
+            read => Ok(Self(read?.0)),
+        }
     }
 }
 
@@ -79,12 +88,16 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Untyped<T> {
     }
 }
 
+const NO_OBJECT: &str = "expected a JSON object";
+
+/// Whether it begins as one; what is empty is for the reader to complain of.
+fn is_object(body: &[u8]) -> bool {
+    body.trim_ascii_start().first().is_none_or(|first| *first == b'{')
+}
+
 /// Reads JSON that is to be an object. serde would take a list for one, its members in order, and speak of types of ours.
 fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
-    match body.trim_ascii_start().first() {
-        Some(b'{') | None => serde_json::from_slice(body),
-        Some(_) => Err(serde::de::Error::custom("expected a JSON object")),
-    }
+    if is_object(body) { serde_json::from_slice(body) } else { Err(serde::de::Error::custom(NO_OBJECT)) }
 }
 
 #[cfg(test)]

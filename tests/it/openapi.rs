@@ -102,6 +102,12 @@ fn every_path_is_described_and_what_cannot_be_read_is_told_in_json() {
     let json = "Content-Type: application/json";
     problem(&["-H", json, "--data-binary", &large, "/v1/functions/a/config"], 413);
     problem(&["--data-binary", &large, "/system/functions"], 413);
+    for list in ["[]", "[1]", "\"x\"", "null"] {
+        for path in ["/v1/functions/a/config", "/v1/functions/a/scale", "/system/functions"] {
+            let (status, told) = server.curl(&["-H", json, "-d", list, path]);
+            assert!(status == 400 && told.contains("expected a JSON object"), "{path} {list}: {told}");
+        }
+    }
     problem(&["-d", "{}", "/v1/functions/a/config"], 400);
     problem(&["-d", "{}", "/async-function/Not_A_Name"], 404);
 }
