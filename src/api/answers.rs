@@ -95,6 +95,9 @@ pub struct Described {
     /// The last replica that ended without being asked to, since the server started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_death: Option<Death>,
+    /// The last replica that did not come to listen at this node, since the server started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failed_start: Option<FailedStart>,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
@@ -103,6 +106,15 @@ pub struct Death {
     /// RFC 3339, UTC.
     pub time: String,
     pub replica: String,
+    pub version: VersionNumber,
+    pub cause: String,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FailedStart {
+    /// RFC 3339, UTC.
+    pub time: String,
     pub version: VersionNumber,
     pub cause: String,
 }

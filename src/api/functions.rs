@@ -14,10 +14,11 @@ use super::change::Changed;
 use super::description::{Changes, Reads, ReadsOne};
 use super::extract::{Json, Path, Query};
 use super::{
-    Api, ApiError, Attached, Attachments, Death, Deleted, Described, Divided, Functions, Pushed,
+    Api, ApiError, Attached, Attachments, Death, Deleted, Described, Divided, FailedStart, Functions, Pushed,
     ReplicaState, Scale, Selected, Split, Summary, Versions,
 };
 use crate::function::{FunctionName, FunctionRecord, SettingsPatch, Version, VersionRequest};
+use crate::replica::Mishaps;
 
 type Shared = State<Arc<Api>>;
 
@@ -65,6 +66,7 @@ pub async fn describe(
 ) -> Result<Json<Described>, ApiError> {
     let record = api.changes.get(&name).await?.record;
     let version = current(&record)?;
+    let Mishaps { death, failed_start } = api.replicas.last_mishaps(&name);
     Ok(Json(Described {
         version: version.number,
         image: api.reference(version),
@@ -82,11 +84,16 @@ pub async fn describe(
         versions: record.versions.iter().map(|version| version.number).collect(),
         replicas: [api.replicas_of(&name), api.replicas_elsewhere(&name).await?].concat(),
         schedules: api.schedules.list(Some(&name)).await?,
-        last_death: api.replicas.last_death(&name).map(|death| Death {
+        last_death: death.map(|death| Death {
             time: death.time.to_string(),
             replica: death.replica,
             version: death.version,
             cause: death.cause,
+        }),
+        last_failed_start: failed_start.map(|failed| FailedStart {
+            time: failed.time.to_string(),
+            version: failed.version,
+            cause: super::error::chain(&*failed.error),
         }),
         name,
     }))

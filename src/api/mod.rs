@@ -46,8 +46,9 @@ use crate::store::FunctionStore;
 use crate::telemetry::Figures;
 
 pub use answers::{
-    Attached, Attachments, Death, Deleted, Described, Divided, Examined, Finding, Functions, LogLine,
-    Problem, Pushed, Removed, ReplicaState, Scale, ScheduleList, Selected, Split, Status, Summary, Versions,
+    Attached, Attachments, Death, Deleted, Described, Divided, Examined, FailedStart, Finding, Functions,
+    LogLine, Problem, Pushed, Removed, ReplicaState, Scale, ScheduleList, Selected, Split, Status, Summary,
+    Versions,
 };
 pub use change::Changes;
 pub use error::ApiError;

@@ -82,6 +82,10 @@ fn text(function: &Described, attached: &[Attached]) -> anyhow::Result<String> {
         let (replica, version) = (&death.replica, death.version);
         writeln!(text, "{:9}{} {replica} of version {version}: {}", "died", death.time, death.cause)?;
     }
+    if let Some(failed) = &function.last_failed_start {
+        let cause = failed.cause.replace('\n', &format!("\n{:9}", ""));
+        writeln!(text, "{:9}{} version {} did not start: {cause}", "failed", failed.time, failed.version)?;
+    }
     if !attached.is_empty() {
         let rows = attached.iter().map(|artifact| {
             let file = artifact.annotations.get(TITLE).cloned();

@@ -7,7 +7,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::revision::Revision;
 use super::table::Replicas;
-use super::{Error, Replica, Timing, logs};
+use super::{Error, FailedStart, Replica, Timing, logs};
 use crate::telemetry::Figures;
 
 /// Between two attempts to start while containerd or the registry is away.
@@ -74,6 +74,12 @@ impl Replicas {
 
     fn start_failed(&self, revision: &Revision, error: Error) {
         self.figures().failed_starts.add_one();
+        let error = Arc::new(error);
+        if !matches!(*error, Error::Stopping) {
+            let (time, version) = (jiff::Timestamp::now(), revision.version.number);
+            let failed = FailedStart { time, version, error: Arc::clone(&error) };
+            self.mishaps().entry(revision.name.clone()).or_default().failed_start = Some(failed);
+        }
         revision.start_failed(error);
     }
 

@@ -11,6 +11,7 @@ mod error;
 mod folder;
 mod image;
 mod launch;
+mod lease;
 pub mod logger;
 mod logs;
 mod places;
@@ -51,8 +52,8 @@ pub use crate::containerd::{Exec, ExecRequest};
 pub use error::Error;
 pub use folder::FolderId;
 pub use image::{ImageSource, PullError};
+pub use lease::Lease;
 pub use logs::{LogLine, LogQuery};
-pub use revision::Lease;
 pub use series::{INTERVAL, KEPT, Sample, Series};
 pub use table::Replicas;
 pub use tally::{Counts, Tally};
@@ -219,6 +220,21 @@ pub struct Death {
     pub replica: String,
     pub version: VersionNumber,
     pub cause: String,
+}
+
+/// A replica that did not come to listen.
+#[derive(Clone, Debug)]
+pub struct FailedStart {
+    pub time: jiff::Timestamp,
+    pub version: VersionNumber,
+    pub error: Arc<Error>,
+}
+
+/// The last of each that a function had since the server started.
+#[derive(Clone, Default, Debug)]
+pub struct Mishaps {
+    pub death: Option<Death>,
+    pub failed_start: Option<FailedStart>,
 }
 
 /// Where the time of a cold call went.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::demand::{Bounds, Demand, Rule};
+use super::lease::Lease;
 use super::tally::{Tallies, Tally};
 use super::trouble::Trouble;
 use super::{Error, Replica, Timing};
@@ -69,15 +70,6 @@ const WELL: Duration = Duration::from_secs(10);
 pub(super) enum Admission {
     Granted(Lease),
     Queued { grant: oneshot::Receiver<Result<Lease, Error>>, starts: u32 },
-}
-
-/// The right to send one call to a replica. Dropping it ends the call.
-pub struct Lease {
-    revision: Arc<Revision>,
-    replica: Arc<Replica>,
-    cold: Option<Timing>,
-    /// False once the place was passed on to a call that waited.
-    held: bool,
 }
 
 impl State {
@@ -254,8 +246,7 @@ impl Revision {
     }
 
     /// A start has failed. Where nothing else is left to wait for, the calls that wait fail with it.
-    pub fn start_failed(&self, error: Error) {
-        let source = Arc::new(error);
+    pub fn start_failed(&self, source: Arc<Error>) {
         let failed: Vec<_> = {
             let mut state = self.lock();
             state.obstacle = None;
@@ -404,7 +395,7 @@ impl Revision {
     }
 
     /// A call has ended: its place goes to the one that has waited longest, else becomes free.
-    fn finished(self: &Arc<Self>, replica: &Arc<Replica>) {
+    pub fn finished(self: &Arc<Self>, replica: &Arc<Replica>) {
         loop {
             let (waiting, lease) = {
                 let mut state = self.lock();
@@ -427,44 +418,6 @@ impl Revision {
                 Err(Ok(mut lease)) => lease.held = false,
                 Err(Err(_)) => {}
             }
-        }
-    }
-}
-
-impl Lease {
-    /// Where to send the call.
-    pub fn replica(&self) -> &Arc<Replica> {
-        &self.replica
-    }
-
-    /// Where the time went, if this call waited for a start.
-    pub fn cold(&self) -> Option<Timing> {
-        self.cold
-    }
-
-    /// The call goes to the replica.
-    pub fn begun(&self) {
-        self.revision.tally.begun();
-    }
-
-    /// The call was answered with this status, after so long.
-    pub fn answered(&self, status: u16, took: Duration) {
-        self.revision.tally.answered(status, took);
-        if self.cold.is_some() {
-            self.revision.tally.started_cold();
-        }
-    }
-
-    /// The version that answers.
-    pub fn version(&self) -> &Version {
-        &self.revision.version
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if self.held {
-            self.revision.finished(&self.replica);
         }
     }
 }

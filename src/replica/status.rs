@@ -9,7 +9,8 @@ use super::revision::Revision;
 use super::table::Replicas;
 use super::tally::Tally;
 use super::{
-    Death, Error, ExecRequest, Fate, LogLine, LogQuery, Replica, ReplicaState, ReplicaStatus, logs, places,
+    Death, Error, ExecRequest, Fate, LogLine, LogQuery, Mishaps, Replica, ReplicaState, ReplicaStatus, logs,
+    places,
 };
 use crate::cluster::{Capacity, Load, NodeReplica};
 use crate::containerd::{self, Exec};
@@ -98,9 +99,9 @@ impl Replicas {
         self.each_revision().iter().map(|(revision, _)| revision.calls_waiting()).sum()
     }
 
-    /// The function's last replica that ended without being asked to, since the server started.
-    pub fn last_death(&self, name: &FunctionName) -> Option<Death> {
-        self.deaths.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    /// What last went wrong with the function's replicas, since the server started.
+    pub fn last_mishaps(&self, name: &FunctionName) -> Mishaps {
+        self.mishaps().get(name).cloned().unwrap_or_default()
     }
 
     pub(super) fn died(&self, replica: &Replica, fate: &Fate, settings: &Settings) {
@@ -112,8 +113,7 @@ impl Replicas {
         };
         self.figures().deaths.add_one();
         tracing::warn!(replica = %death.replica, cause = death.cause, "replica died");
-        let name = replica.function.clone();
-        self.deaths.lock().unwrap_or_else(PoisonError::into_inner).insert(name, death);
+        self.mishaps().entry(replica.function.clone()).or_default().death = Some(death);
     }
 
     /// Starts replicas of the current version up to `count`, or ends idle ones down to it. Calls and idleness go on

@@ -43,6 +43,7 @@ impl Replicas {
             }));
         }
         self.rules.tallies.forget(name);
+        self.mishaps().remove(name);
         let route = self.routes.write().unwrap_or_else(PoisonError::into_inner).remove(name);
         let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(route) = route {
@@ -174,7 +175,6 @@ impl Replicas {
     /// Stops what a function that is gone has: containers, logs; its images go with the next survey.
     pub(super) async fn dismiss(self: &Arc<Self>, route: &Route) {
         let name = &route.record.name;
-        self.deaths.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
         if let Some(switching) = &route.switching {
             switching.cancel();
         }

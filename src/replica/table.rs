@@ -12,15 +12,16 @@ use tokio_util::task::TaskTracker;
 
 use super::cgroup::Cgroup;
 use super::image::Images;
+use super::lease::Lease;
 use super::places::Places;
 use super::pool::Pool;
-use super::revision::{Admission, Lease, Revision, Rules};
+use super::revision::{Admission, Revision, Rules};
 use super::series::Series;
 use super::serving::Serving;
 use super::start::Starter;
 use super::survey::Survey;
 use super::tally::Tallies;
-use super::{Death, Error, ReplicaConfig};
+use super::{Error, Mishaps, ReplicaConfig};
 use crate::containerd::Containerd;
 use crate::function::{FunctionName, FunctionRecord, NewVersion, VersionNumber};
 use crate::network::{Network, NetworkConfig};
@@ -49,8 +50,8 @@ pub struct Replicas {
     pub(super) starts: Semaphore,
     /// As many as the machine has room for replicas.
     pub(super) places: Places,
-    /// The last replica of each function that ended without being asked to.
-    pub(super) deaths: Mutex<HashMap<FunctionName, Death>>,
+    /// Of each function that had any.
+    mishaps: Mutex<HashMap<FunctionName, Mishaps>>,
     pub(super) pool: Pool,
     pub(super) stopping: CancellationToken,
     tasks: TaskTracker,
@@ -123,7 +124,7 @@ impl Replicas {
             owned: Mutex::default(),
             starts: Semaphore::new(config.scale.parallel_starts.max(1)),
             places: Places::new(config.scale.max_replicas),
-            deaths: Mutex::default(),
+            mishaps: Mutex::default(),
             pool: Pool::new(config.scale.pool),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -278,6 +279,10 @@ impl Replicas {
         self.starter.images.sweep(|_| false).await?;
         Cgroup(&self.starter.cgroups()).remove();
         Ok(self.starter.network.remove().await?)
+    }
+
+    pub(super) fn mishaps(&self) -> MutexGuard<'_, HashMap<FunctionName, Mishaps>> {
+        self.mishaps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn owned(&self) -> MutexGuard<'_, HashSet<String>> {

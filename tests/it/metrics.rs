@@ -175,7 +175,7 @@ fn calls_starts_builds_and_the_queue_are_counted() {
 }
 
 #[test]
-fn what_dies_and_what_does_not_start_are_counted() {
+fn what_dies_and_what_does_not_start_are_counted_and_told() {
     let server = FnbuildServer::start_with(&["--pool", "0"]);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("die.py");
@@ -194,6 +194,19 @@ fn what_dies_and_what_does_not_start_are_counted() {
     run(server.command().arg("push").arg(&file).args(["--name", "never"]));
     assert_eq!(server.call("never", &json!({})).0, 503);
     assert!(scrape(&server).get("fnbuild_failed_starts_total") >= 1.0);
+    let described = |name: &str| -> Value {
+        serde_json::from_str(&run(server.command().args(["describe", name, "-o", "json"]))).unwrap()
+    };
+    let failed = &described("never")["lastFailedStart"];
+    assert_eq!(failed["version"], 1, "{failed}");
+    assert!(failed["cause"].as_str().unwrap().contains("its process ended with exit status 1"), "{failed}");
+    assert_eq!((described("die").get("lastFailedStart"), described("never").get("lastDeath")), (None, None));
+    let text = run(server.command().args(["describe", "never"]));
+    assert!(text.contains("version 1 did not start: its process ended with exit status 1"), "{text}");
+    // Another function of that name has a history of its own.
+    run(server.command().args(["delete", "never"]));
+    run(server.command().arg("push").arg(&file).args(["--name", "never"]));
+    assert_eq!(described("never").get("lastFailedStart"), None);
 }
 
 #[test]

@@ -97,7 +97,7 @@ async fn who_asks_for_ten_gigabytes_dies_alone_and_describe_says_of_what() {
     stream.write_all(request.as_bytes()).await.unwrap();
     assert!(replica.fate(Duration::from_secs(60)).await.unwrap().out_of_memory);
     assert_eq!(inside(&neighbour, "echo well").await, "well");
-    let death = replicas.last_death(&function("greedy")).unwrap();
+    let death = replicas.last_mishaps(&function("greedy")).death.unwrap();
     assert_eq!(
         (death.replica, death.cause.as_str()),
         (replica.id.clone(), "it was out of memory (the limit is 96Mi)")
