@@ -162,6 +162,7 @@ mod tests {
             concurrency = 2
             min-scale = 1
             max-scale = 3
+            target-rps = 50
             async-attempts = 2
             async-max-age = "10m"
 
@@ -186,6 +187,7 @@ mod tests {
         assert_eq!(settings.env.values().collect::<Vec<_>>(), ["localhost", "25", "true"]);
         assert_eq!((settings.memory.0, settings.cpu_millis, settings.timeout_ms), (512 << 20, 500, 90_000));
         assert_eq!((settings.concurrency, settings.min_scale, settings.max_scale), (2, 1, 3));
+        assert_eq!(settings.target_rps, 50);
         assert_eq!((settings.asynchronous.attempts, settings.asynchronous.max_age_ms), (2, 600_000));
         let schedule = |pattern: &str, time_zone: &str, data: &str| PlannedSchedule {
             pattern: pattern.into(),

@@ -430,6 +430,42 @@ pub(super) fn key(version: &Version) -> Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::function::{FunctionRecord, NewVersion, Settings};
+
+    /// Of so many calls, one after the other, how many each of two replicas has.
+    fn divided(settings: Settings, calls: u32) -> [u32; 2] {
+        let image = serde_json::json!({ "repository": "fn/add", "digest": Digest::of(b"image"), "settings": settings });
+        let image: NewVersion = serde_json::from_value(image).unwrap();
+        let record = FunctionRecord::first("add".parse().unwrap(), image, String::new());
+        let (cluster, tallies) = (Cluster::alone("a"), Tallies::default());
+        let rules = Arc::new(Rules { queue: 1, cluster, tallies, figures: Arc::default() });
+        let revision = Revision::new(record.name.clone(), record.versions[0].clone(), rules);
+        for id in ["0", "1"] {
+            let replica = Replica {
+                id: id.into(),
+                function: record.name.clone(),
+                version: 1,
+                address: ([127, 0, 0, 1], 8081).into(),
+                pid: 0,
+                fate: tokio::sync::watch::channel(None).0,
+                gone: Default::default(),
+            };
+            revision.join(&Arc::new(replica), None).unwrap();
+        }
+        let mut counts = [0; 2];
+        for _ in 0..calls {
+            let Ok(Admission::Granted(lease)) = revision.admit() else { panic!("there is room") };
+            counts[usize::from(lease.replica().id == "1")] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn replicas_that_are_there_for_the_rate_take_turns() {
+        let by_rate = Settings { target_rps: 5, ..Settings::default() };
+        assert_eq!(divided(by_rate, 10), [5, 5]);
+        assert_eq!(divided(Settings::default(), 10), [10, 0], "the other may become idle");
+    }
 
     #[test]
     fn a_version_whose_starts_keep_failing_is_started_once_at_a_time() {

@@ -19,6 +19,7 @@ fn exported() -> Vec<Exported> {
         .map(|(name, value)| (name.into(), value.into()))
         .into();
     settings.secrets = ["api-key".into(), "db.password".into()].into();
+    settings.target_rps = 25;
     let image = format!("registry.example:5000/fn/add@sha256:{:064}", 1);
     let add = Exported { name: "add".parse().unwrap(), image: image.clone(), settings };
     let plain = Exported { name: "1".parse().unwrap(), image, settings: Settings::default() };
@@ -83,9 +84,11 @@ fn kubernetes_manifests_fit_the_schemas_strictly() {
 #[test]
 fn a_knative_service_holds_a_pod_that_fits_the_schemas_strictly() {
     let services = read_back(&manifests(&exported(), Engine::Knative));
-    for service in &services {
+    for (service, (metric, target)) in services.iter().zip([("rps", "25"), ("concurrency", "8")]) {
         let template = &service["spec"]["template"];
-        assert_eq!(template["metadata"]["annotations"]["autoscaling.knative.dev/target"], "8");
+        let scaling =
+            |key: &str| &template["metadata"]["annotations"][format!("autoscaling.knative.dev/{key}")];
+        assert_eq!((scaling("metric"), scaling("target")), (&metric.into(), &target.into()));
         let mut pod = template["spec"].clone();
         // Knative's own, beside a pod's fields.
         assert_eq!(pod.as_object_mut().unwrap().remove("timeoutSeconds").unwrap(), 60);
