@@ -17,6 +17,7 @@ mod install;
 mod lock;
 mod machine;
 mod process;
+mod prune;
 mod requirement;
 mod requirements;
 mod resolve;
@@ -35,6 +36,7 @@ pub use error::{Cause, DependencyError, Refusal};
 pub use lock::{Lock, Pin, platform};
 pub use machine::Machine;
 pub use process::Cancel;
+pub use prune::{Bounds, prune};
 pub use requirements::Requirements;
 pub use target::{GLIBC_LABEL, PYTHON_LABEL, Target};
 pub use vendored::check_vendored;
@@ -82,6 +84,8 @@ pub struct Dependencies {
     folder: PathBuf,
     uv_cache: PathBuf,
     layers: Layout,
+    /// Locked, so that uv's cache is not emptied while uv may run.
+    _uv: File,
 }
 
 /// A resolution, and whether it was made for this call.
@@ -140,7 +144,11 @@ impl Dependencies {
             fs::create_dir_all(&path).map_err(DependencyError::io("create", &path))?;
         }
         let layers = Layout::create(folder.join("layers"))?;
-        Ok(Self { machine, options, folder, uv_cache: data.join("cache/uv"), layers })
+        let guard = folder.join(prune::UV_GUARD);
+        let uv = File::options().create(true).truncate(false).write(true).open(&guard);
+        let uv = uv.map_err(DependencyError::io("create", &guard))?;
+        uv.lock_shared().map_err(DependencyError::io("lock", &guard))?;
+        Ok(Self { machine, options, folder, uv_cache: data.join("cache/uv"), layers, _uv: uv })
     }
 
     /// Resolves for each of the targets, which differ in platform only.
@@ -185,8 +193,11 @@ impl Dependencies {
         let path = self.folder.join("installed").join(format!("{}.json", key.hex()));
         // Whoever comes second waits, and then finds what the first one installed.
         let _guard = self.exclusively(&path.with_extension("guard"))?;
-        if let Some(Kept { descriptor, diff_id }) = self.kept(&path)? {
-            return Ok(self.installed(descriptor, diff_id, false));
+        if let Some(Kept { descriptor, diff_id }) = self.kept(&path)?
+            && let Some(layer) = self.layers.hold(descriptor.clone(), diff_id.clone())
+        {
+            prune::touch(&path);
+            return Ok(Installed { layer, descriptor, diff_id, is_new: false });
         }
         let work = self.work()?;
         let packages = self.install(&pins, target, work.path())?;
@@ -205,13 +216,10 @@ impl Dependencies {
         let text = serde_json::to_vec(&kept)
             .map_err(|source| DependencyError::Kept { path: path.clone(), source })?;
         self.keep(&path, &text)?;
-        Ok(self.installed(kept.descriptor, kept.diff_id, true))
-    }
-
-    /// A handle to what is in the cache.
-    fn installed(&self, descriptor: Descriptor, diff_id: Digest, is_new: bool) -> Installed {
-        let layer = self.layers.layer(descriptor.clone(), diff_id.clone());
-        Installed { layer, descriptor, diff_id, is_new }
+        let Kept { descriptor, diff_id } = kept;
+        let held = self.layers.hold(descriptor.clone(), diff_id.clone());
+        let layer = held.unwrap_or_else(|| self.layers.layer(descriptor.clone(), diff_id.clone()));
+        Ok(Installed { layer, descriptor, diff_id, is_new: true })
     }
 
     fn install(&self, pins: &[&Pin], target: &Target, work: &Path) -> Result<PathBuf, DependencyError> {
@@ -224,16 +232,14 @@ impl Dependencies {
         Ok(packages)
     }
 
-    /// What is known of a layer whose blob is still there.
     fn kept(&self, path: &Path) -> Result<Option<Kept>, DependencyError> {
         let bytes = match fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(DependencyError::io("read", path)(error)),
         };
-        let kept: Kept = serde_json::from_slice(&bytes)
-            .map_err(|source| DependencyError::Kept { path: path.into(), source })?;
-        Ok(self.layers.contains(&kept.descriptor).then_some(kept))
+        let kept = serde_json::from_slice(&bytes);
+        kept.map(Some).map_err(|source| DependencyError::Kept { path: path.into(), source })
     }
 
     /// `uv pip VERB`, but for what the verb is to do: in a clean environment, for wheels that fit the target.

@@ -124,6 +124,8 @@ pub(super) struct Blob {
     pub(super) path: PathBuf,
     pub(super) descriptor: Descriptor,
     pub(super) diff_id: Digest,
+    /// Locked, so that nobody discards the blob meanwhile.
+    pub(super) _held: Option<File>,
 }
 
 impl Content for Blob {

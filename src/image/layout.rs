@@ -3,7 +3,7 @@
 //! Blobs get their name only when they are complete; the index is replaced as a whole, under a lock on the folder, so
 //! that any number of processes may write to one layout.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -168,7 +168,32 @@ impl Layout {
 
     /// A layer whose blob is in this layout. The descriptor is that of the manifest.
     pub fn layer(&self, descriptor: Descriptor, diff_id: Digest) -> Layer {
-        Layer::new(Blob { path: self.blob_path(&descriptor.digest), descriptor, diff_id })
+        Layer::new(Blob { path: self.blob_path(&descriptor.digest), descriptor, diff_id, _held: None })
+    }
+
+    /// The same, kept from [`discard`](Self::discard) for as long as the layer lives, in any process. `None` where the blob
+    /// is not there, or just being discarded.
+    pub fn hold(&self, descriptor: Descriptor, diff_id: Digest) -> Option<Layer> {
+        let path = self.blob_path(&descriptor.digest);
+        let file = File::open(&path).ok()?;
+        file.try_lock_shared().ok()?;
+        // Whoever discarded it may have been done between the two.
+        let is_there = self.contains(&descriptor);
+        is_there.then(|| Layer::new(Blob { path, descriptor, diff_id, _held: Some(file) }))
+    }
+
+    /// Removes a blob; `false` if somebody holds it. One that is gone is success.
+    pub fn discard(&self, digest: &Digest) -> std::io::Result<bool> {
+        let path = self.blob_path(digest);
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(true),
+            opened => opened?,
+        };
+        match file.try_lock() {
+            Ok(()) => std::fs::remove_file(&path).map(|()| true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
     }
 
     /// For a blob whose digest is not known before its last byte.

@@ -3,6 +3,8 @@
 //! All of it may be lost or damaged at any time; then work is done again. So nothing is synced to disk, an entry that
 //! cannot be read is none, and one that cannot be written is not missed.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::tidy::AGE;
 use crate::function::{EntryPoint, Package, Parameter};
 use crate::image::Options;
 use crate::oci::Digest;
@@ -19,8 +22,17 @@ use crate::source;
 const BUILDER: &str = concat!("2 ", env!("CARGO_PKG_VERSION"));
 /// How long a registry is believed to go on as it has been seen to.
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
+/// Entries of a kind: a few hundred bytes each.
+const MOST: usize = 10_000;
+/// A use is noted when the last one was noted so long ago.
+const NOTED: Duration = Duration::from_secs(24 * 3600);
 /// A file that changed less than this before it was hashed may have changed again within one tick of its time stamps.
 const SETTLED: Duration = Duration::from_secs(2);
+
+const IMAGES: &str = "images";
+const HASHES: &str = "hashes";
+const REGISTRIES: &str = "registries";
+const KINDS: [&str; 3] = [IMAGES, HASHES, REGISTRIES];
 
 /// `DATA/cache`.
 #[derive(Clone, Debug)]
@@ -78,17 +90,17 @@ impl Cache {
     }
 
     pub fn built(&self, key: &str) -> Option<Built> {
-        self.read("images", key)
+        self.read(IMAGES, key)
     }
 
     pub fn keep_built(&self, key: &str, built: &Built) {
-        self.write("images", key, built);
+        self.write(IMAGES, key, built);
     }
 
     /// The digest of a file that has not changed since it was hashed, without reading it.
     pub fn hashed(&self, path: &Path) -> Option<Digest> {
         let (stamp, name) = stamp(path)?;
-        let hashed: Hashed = self.read("hashes", &name)?;
+        let hashed: Hashed = self.read(HASHES, &name)?;
         (hashed.stamp == stamp).then_some(hashed.digest)
     }
 
@@ -100,13 +112,13 @@ impl Cache {
             before.at.duration_since(then).is_ok_and(|age| age > SETTLED)
         };
         if before.stamp == stamp && settled(stamp.modified) && settled(stamp.changed) {
-            self.write("hashes", &name, &Hashed { stamp, digest: digest.clone() });
+            self.write(HASHES, &name, &Hashed { stamp, digest: digest.clone() });
         }
     }
 
     /// Whether a registry has refused an incomplete manifest within a day. Then its 201 can be believed.
     pub fn refuses_incomplete(&self, host: &str) -> bool {
-        let manners: Manners = self.read("registries", &file_name(host)).unwrap_or_default();
+        let manners: Manners = self.read(REGISTRIES, &file_name(host)).unwrap_or_default();
         let now = seconds(SystemTime::now());
         manners
             .refused_incomplete
@@ -115,11 +127,36 @@ impl Cache {
 
     pub fn remember_refusal(&self, host: &str) {
         let manners = Manners { refused_incomplete: Some(seconds(SystemTime::now())) };
-        self.write("registries", &file_name(host), &manners);
+        self.write(REGISTRIES, &file_name(host), &manners);
+    }
+
+    /// Removes what was not used for long, and of the rest what is too many.
+    pub fn prune(&self) -> io::Result<()> {
+        for kind in KINDS {
+            let entries = std::fs::read_dir(self.0.join(kind)).into_iter().flatten().flatten();
+            let used =
+                |entry: std::fs::DirEntry| Some((entry.metadata().ok()?.modified().ok()?, entry.path()));
+            let mut entries: Vec<_> = entries.filter_map(used).collect();
+            entries.sort_by(|one, other| other.cmp(one));
+            for (at, (used, path)) in entries.iter().enumerate() {
+                if at >= MOST || used.elapsed().is_ok_and(|age| age > AGE) {
+                    std::fs::remove_file(path)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn read<T: DeserializeOwned>(&self, kind: &str, name: &str) -> Option<T> {
-        serde_json::from_slice(&std::fs::read(self.0.join(kind).join(name)).ok()?).ok()
+        let mut file = File::open(self.0.join(kind).join(name)).ok()?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).ok()?;
+        let noted = file.metadata().and_then(|meta| meta.modified());
+        if noted.is_ok_and(|noted| noted.elapsed().is_ok_and(|age| age > NOTED)) {
+            // Without it the entry is lost some day, and the work done again.
+            let _ = file.set_modified(SystemTime::now());
+        }
+        serde_json::from_slice(&bytes).ok()
     }
 
     fn write(&self, kind: &str, name: &str, value: &impl Serialize) {
@@ -195,6 +232,35 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_used_for_long_goes_and_a_use_keeps_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new(dir.path());
+        let age = |name: &str, age: Duration| {
+            let path = dir.path().join("cache/hashes").join(name);
+            File::open(path).unwrap().set_modified(SystemTime::now() - age).unwrap();
+        };
+        for name in ["used", "unused", "old"] {
+            cache.write(HASHES, name, &name);
+            age(name, AGE - NOTED);
+        }
+        age("old", AGE + NOTED);
+        cache.prune().unwrap();
+        assert_eq!(cache.read::<String>(HASHES, "old"), None);
+        assert_eq!(cache.read::<String>(HASHES, "used").as_deref(), Some("used"));
+        let modified = |name: &str| {
+            let meta = std::fs::metadata(dir.path().join("cache/hashes").join(name)).unwrap();
+            meta.modified().unwrap().elapsed().unwrap()
+        };
+        assert!(modified("used") < NOTED && modified("unused") > NOTED);
+        for name in 0..MOST {
+            std::fs::write(dir.path().join(format!("cache/hashes/{name}")), "").unwrap();
+        }
+        cache.prune().unwrap();
+        assert_eq!(std::fs::read_dir(dir.path().join("cache/hashes")).unwrap().count(), MOST);
+        assert_eq!(cache.read::<String>(HASHES, "unused"), None);
+    }
+
+    #[test]
     fn everything_that_decides_the_image_is_in_the_key() {
         let (source, base) = (Digest::of(b"s"), Digest::of(b"b"));
         let (from, options) = (source::Options::default(), Options::default());
@@ -232,7 +298,7 @@ mod tests {
         assert!(cache.refuses_incomplete("localhost:5000"));
         assert!(!cache.refuses_incomplete("localhost:5001"));
         let old = Manners { refused_incomplete: Some(seconds(SystemTime::now()) - 90_000) };
-        cache.write("registries", &file_name("localhost:5000"), &old);
+        cache.write(REGISTRIES, &file_name("localhost:5000"), &old);
         assert!(!cache.refuses_incomplete("localhost:5000"));
     }
 }

@@ -17,6 +17,7 @@ mod packages;
 mod place;
 mod published;
 mod push;
+mod tidy;
 mod workshop;
 
 use std::path::PathBuf;
@@ -92,10 +93,15 @@ pub async fn publish(
     job: &Job,
     meter: &Arc<Meter>,
 ) -> Result<PushedImage, PublishError> {
-    match job.platforms.as_slice() {
+    let tidying = tidy::begin(&job.data);
+    let published = match job.platforms.as_slice() {
         [] | [_] => publish_one(registry, job, meter).await,
         _ => index::publish(registry, job, meter).await,
+    };
+    if let Some(tidying) = tidying {
+        let _ = Place::Threads.run(move || tidying.join()).wait().await;
     }
+    published
 }
 
 async fn publish_one(
@@ -193,10 +199,15 @@ pub struct BuiltImage {
 /// Builds what `job` says, on bases that are on this machine, for somewhere else than a registry: an image for each
 /// platform. Blocks.
 pub fn build(job: &Job) -> Result<Vec<BuiltImage>, PublishError> {
-    match job.platforms.as_slice() {
-        [] => Ok(vec![build_one(job, None)?]),
+    let tidying = tidy::begin(&job.data);
+    let built = match job.platforms.as_slice() {
+        [] => build_one(job, None).map(|built| vec![built]),
         platforms => platforms.iter().map(|platform| build_one(job, Some(platform))).collect(),
+    };
+    if let Some(tidying) = tidying {
+        let _ = tidying.join();
     }
+    built
 }
 
 fn build_one(job: &Job, platform: Option<&Platform>) -> Result<BuiltImage, PublishError> {
