@@ -4,12 +4,14 @@
 //! registry that is away is no such thing: what was pulled before can be served without it.
 
 mod embedded;
+mod error;
 mod gate;
 mod listeners;
 mod local;
 mod member;
 mod origin;
 mod router;
+mod told;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -20,99 +22,25 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{About, Api, Changes};
-use crate::auth::{AuthError, Tokens};
-use crate::base;
+use crate::auth::Tokens;
 use crate::cluster::{Cluster, Membership};
-use crate::config::{Config, ConfigError, DataFolder, DataFolderError};
-use crate::gateway::{Gateway, Limits, Tls, TlsError, Workers};
-use crate::network::Egress;
-use crate::publish::{Published, Workshop};
-use crate::queue::{Dispatcher, Queue, QueueConfig, QueueError, Reach, Schedules, Ticker};
-use crate::registry::{self, Access, Registry, Remembered};
-use crate::replica::{self, FolderId, NetworkSettings, ReplicaConfig, Replicas, ScaleSettings, WallSettings};
-use crate::secrets::{SecretError, SecretKey, Secrets};
-use crate::source;
+use crate::config::{Config, DataFolder};
+use crate::gateway::{Gateway, Limits, Tls, Workers};
+use crate::publish::Published;
+use crate::queue::{Dispatcher, Queue, QueueConfig, Schedules, Ticker};
+use crate::replica::{FolderId, ReplicaConfig, Replicas};
+use crate::secrets::{SecretKey, Secrets};
 use crate::store::{EtcdStore, FunctionStore, SledStore, StoreError};
 use crate::telemetry::Figures;
-use crate::telemetry::trace::{Exporter, TraceError, Tracer};
+use crate::telemetry::trace::{Exporter, Tracer};
 use embedded::Embedded;
+pub use error::ServeError;
 use gate::Gate;
 pub use listeners::Listeners;
 pub use local::Local;
 use member::Member;
 use router::Router;
-
-/// Why a server did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    #[error(transparent)]
-    Folder(#[from] DataFolderError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Secrets(#[from] SecretError),
-    #[error(transparent)]
-    Auth(#[from] AuthError),
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    #[error(transparent)]
-    Queue(#[from] QueueError),
-    #[error(transparent)]
-    Replicas(#[from] replica::Error),
-    #[error(transparent)]
-    Registry(#[from] registry::Error),
-    #[error(transparent)]
-    Traces(#[from] TraceError),
-    #[error("cannot listen on {address}")]
-    Listen {
-        address: SocketAddr,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("cannot start the registry")]
-    Embedded(#[from] crate::registry_server::ServerError),
-    #[error("cannot bring a registry to {address}, and none answers there")]
-    RegistryPort {
-        address: SocketAddr,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("cannot {step}")]
-    System {
-        step: &'static str,
-        #[source]
-        source: std::io::Error,
-    },
-}
-
-impl ServeError {
-    /// The next step.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Folder(error) => error.hint(),
-            Self::Store(error) => error.hint(),
-            Self::Secrets(error) => error.hint(),
-            Self::Auth(error) => error.hint(),
-            Self::Queue(error) => error.hint(),
-            Self::Replicas(error) => error.hint(),
-            Self::Registry(error) => error.hint(),
-            Self::Listen { source, .. } => match source.kind() {
-                std::io::ErrorKind::AddrInUse => Some(
-                    "something listens there already: stop it, or name another address with --listen".into(),
-                ),
-                std::io::ErrorKind::PermissionDenied => Some("ports below 1024 need root".into()),
-                _ => None,
-            },
-            Self::Embedded(error) => error.hint(),
-            Self::RegistryPort { .. } => {
-                Some("free that port, or name a registry with --registry HOST[:PORT]".into())
-            }
-            Self::Config(_) | Self::Tls(_) | Self::Traces(_) | Self::System { .. } => None,
-        }
-    }
-}
+use told::{queue_config, registry_of, replica_config, workshop};
 
 /// What a server ends for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -399,73 +327,6 @@ fn url(listeners: &Listeners, tls: bool) -> String {
 fn url_of(address: &SocketAddr, tls: bool) -> String {
     let scheme = if tls && !address.ip().is_loopback() { "https" } else { "http" };
     format!("{scheme}://{address}")
-}
-
-fn registry_of(config: &Config) -> Result<Registry, registry::Error> {
-    let crate::config::RegistryConfig { host, plain_http, insecure, ca, .. } = config.registry.clone();
-    let said = Access { plain_http, insecure, ca, ..Access::default() };
-    Registry::new(&host, Remembered::new(&config.data_dir).access(&host, said))
-}
-
-fn workshop(config: &Config, registry: Arc<Registry>, figures: Arc<Figures>) -> Workshop {
-    let crate::config::SourceBounds { zipped, unpacked, entries } = config.source;
-    let bounds = source::Bounds { source: zipped, unpacked, entries, ..source::Bounds::default() };
-    Workshop::new(registry, config.data_dir.clone(), bounds, base::DEFAULT.into(), figures)
-}
-
-fn replica_config(
-    config: &Config,
-    folder: FolderId,
-    registry: &Arc<Registry>,
-    program: PathBuf,
-) -> ReplicaConfig {
-    let network = config.network.clone();
-    ReplicaConfig {
-        socket: config.containerd.clone(),
-        namespace: config.namespace.clone(),
-        store: None,
-        cluster: Cluster::alone(folder.as_str()),
-        data_dir: config.data_dir.clone(),
-        folder,
-        images: Arc::new(Arc::clone(registry)),
-        secrets: None,
-        figures: Arc::default(),
-        program,
-        network: NetworkSettings {
-            subnet: network.subnet,
-            plugins: network.plugins,
-            egress: network.egress,
-            dns: network.dns,
-            trigger: None,
-        },
-        scale: scale_settings(config),
-        walls: WallSettings { uid_base: config.uid_base, ..WallSettings::default() },
-    }
-}
-
-fn queue_config(config: &Config, own: Vec<SocketAddr>) -> QueueConfig {
-    let crate::config::QueueSettings { bytes, backoff, keep_dead, callback_hosts } = config.calls.clone();
-    // An answer goes no further than the function that gave it could have sent it.
-    let reach = match config.network.egress {
-        Egress::None => Reach::Nowhere,
-        Egress::Public => Reach::Public,
-        Egress::All => Reach::Everywhere,
-    };
-    let (folder, request_body) = (config.data_dir.join("queue"), config.max_request_body);
-    let figures = Arc::default();
-    QueueConfig { folder, bytes, request_body, backoff, keep_dead, reach, callback_hosts, own, figures }
-}
-
-fn scale_settings(config: &Config) -> ScaleSettings {
-    let usual = ScaleSettings::default();
-    ScaleSettings {
-        queue: config.queue,
-        start_timeout: config.start_timeout,
-        idle: config.idle_time,
-        pool: config.pool,
-        max_replicas: config.max_replicas.unwrap_or(usual.max_replicas),
-        ..usual
-    }
 }
 
 /// Uploads of a server that was killed are of no use to the next.
