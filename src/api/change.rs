@@ -1,42 +1,36 @@
-//! Every change of a record, in the one order: registry first, record second, containers last; deleting runs the
-//! other way.
+//! Every change of a record, in the one order: registry first, record second, containers last; deleting (`removal`) runs
+//! the other way.
 //!
 //! A version becomes current only when its image is unpacked. Its number is given by compare-and-swap on the record,
 //! so that pushes at the same time, at this server or another, each get one. Tags follow the record.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::OwnedMutexGuard;
 
-use super::Finding;
 use super::error::{ApiError, chain};
 use super::unfinished::Unfinished;
 use crate::function::{
     FunctionName, FunctionRecord, NewVersion, Settings, SettingsPatch, Version, VersionNumber, VersionRequest,
 };
 use crate::publish::Published;
-use crate::queue::forget_schedules;
 use crate::replica::Replicas;
 use crate::store::{FunctionStore, StoreError, Stored};
 
 /// How often a change is tried anew when others change the same record; each failure means another's success.
-const ATTEMPTS: usize = 100;
-const PAGE: usize = 500;
+pub(super) const ATTEMPTS: usize = 100;
 /// How long fetching and unpacking an image may take before whoever asked is told that it does.
 const PREPARATION: Duration = Duration::from_secs(300);
 
-/// Between two looks for tags that were not written.
-const FINISH_PAUSE: Duration = Duration::from_secs(5);
-
-/// What makes, switches and deletes versions.
+/// What makes, switches and deletes versions. Deletion is in `removal`, what was cut off in `unfinished`.
 pub struct Changes {
-    store: Arc<dyn FunctionStore>,
-    published: Published,
-    replicas: Arc<Replicas>,
-    unfinished: Unfinished,
+    pub(super) store: Arc<dyn FunctionStore>,
+    pub(super) published: Published,
+    pub(super) replicas: Arc<Replicas>,
+    pub(super) unfinished: Unfinished,
     /// Versions of a function at most, those apart that calls go to.
     keep: usize,
     /// One change of a function at a time at this server, so that the containers follow the records' order.
@@ -253,111 +247,6 @@ impl Changes {
         Err(ApiError::Busy { name: name.clone() })
     }
 
-    /// Deletes the record, then the containers, then, if asked, the images. Gives a line for each image that stays.
-    pub async fn delete(&self, name: &FunctionName, images: bool) -> Result<Vec<String>, ApiError> {
-        let _turn = self.turn(name).await;
-        for _ in 0..ATTEMPTS {
-            let stored = self.get(name).await?;
-            match self.store.delete(name, stored.revision).await {
-                Ok(()) => {}
-                Err(StoreError::Conflict { .. }) => continue,
-                Err(error) => return Err(error.into()),
-            }
-            self.unfinished.strike(name);
-            forget_schedules(&*self.store, name).await?;
-            self.replicas.updated(name).await?;
-            if !images {
-                return Ok(Vec::new());
-            }
-            let others = self.users(&stored.record).await?;
-            return Ok(self.published.delete(&stored.record, &others).await);
-        }
-        Err(ApiError::Busy { name: name.clone() })
-    }
-
-    /// Deletes from the registry the images that versions were the last to need which are kept no more; this node's
-    /// containerd gives them up by itself. What cannot be deleted takes room and does no other harm.
-    async fn collect(&self, record: &FunctionRecord, retired: Vec<Version>) {
-        if retired.is_empty() {
-            return;
-        }
-        let gone = FunctionRecord { versions: retired, ..record.clone() };
-        match self.users(&gone).await {
-            Ok(users) => {
-                for line in self.published.delete(&gone, &users).await {
-                    tracing::info!("{line}");
-                }
-            }
-            Err(error) => tracing::warn!(%error, name = %record.name, "old images are not collected"),
-        }
-    }
-
-    /// Every record that has an image of this one's.
-    async fn users(&self, record: &FunctionRecord) -> Result<Vec<FunctionRecord>, StoreError> {
-        let digests: BTreeSet<_> = record.versions.iter().map(|version| &version.image.digest).collect();
-        self.every(|record| record.versions.iter().any(|version| digests.contains(&version.image.digest)))
-            .await
-    }
-
-    /// Every record there is.
-    pub async fn all(&self) -> Result<Vec<FunctionRecord>, StoreError> {
-        self.every(|_| true).await
-    }
-
-    async fn every(
-        &self,
-        wanted: impl Fn(&FunctionRecord) -> bool,
-    ) -> Result<Vec<FunctionRecord>, StoreError> {
-        let (mut found, mut after) = (Vec::new(), None);
-        loop {
-            let page = self.store.list(after.as_ref(), PAGE).await?;
-            after = page.records.last().map(|stored| stored.record.name.clone());
-            found.extend(page.records.into_iter().map(|stored| stored.record).filter(&wanted));
-            if !page.more {
-                return Ok(found);
-            }
-        }
-    }
-
-    /// Which functions' last change was cut off before its tags were written; with `repair` they are now.
-    pub async fn cut_off(&self, repair: bool) -> Result<Vec<Finding>, StoreError> {
-        let mut findings = Vec::new();
-        for name in self.unfinished.names() {
-            // Whatever is being done at this moment is not cut off.
-            let _turn = self.turn(&name).await;
-            if !self.unfinished.is_noted(&name) {
-                continue;
-            }
-            let Some(stored) = self.store.get(&name).await? else {
-                self.unfinished.strike(&name);
-                continue;
-            };
-            let warnings = if repair { self.tag(&stored.record).await } else { Vec::new() };
-            let what = format!("the last change of {name} was cut off before its tags were written");
-            let what = [vec![what], warnings.clone()].concat().join(": ");
-            findings.push(Finding { what, repaired: repair && warnings.is_empty() });
-        }
-        Ok(findings)
-    }
-
-    /// Writes the tags that were not written, as soon as the registry takes them.
-    pub async fn keep_finishing(&self) {
-        loop {
-            match self.cut_off(true).await {
-                Ok(found) => found.iter().for_each(|Finding { what, repaired }| match repaired {
-                    true => tracing::info!("{what}; they are written now"),
-                    // Whoever made the change was told.
-                    false => tracing::debug!("{what}"),
-                }),
-                Err(error) => tracing::warn!(%error, "the tags could not be repaired"),
-            }
-            tokio::time::sleep(FINISH_PAUSE).await;
-            while self.unfinished.names().is_empty() {
-                tokio::time::sleep(FINISH_PAUSE).await;
-            }
-        }
-    }
-
     /// `false` if someone else was faster.
     async fn write(&self, record: &FunctionRecord, before: Option<&Stored>) -> Result<bool, ApiError> {
         self.unfinished
@@ -405,7 +294,7 @@ impl Changes {
         Ok(Changed { record, version, unchanged: false, warnings })
     }
 
-    async fn tag(&self, record: &FunctionRecord) -> Vec<String> {
+    pub(super) async fn tag(&self, record: &FunctionRecord) -> Vec<String> {
         match self.published.tag(record, record.current).await {
             Ok(()) => {
                 self.unfinished.strike(&record.name);
@@ -418,7 +307,7 @@ impl Changes {
         }
     }
 
-    async fn turn(&self, name: &FunctionName) -> OwnedMutexGuard<()> {
+    pub(super) async fn turn(&self, name: &FunctionName) -> OwnedMutexGuard<()> {
         let turn = {
             let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
             turns.retain(|_, turn| Arc::strong_count(turn) > 1);

@@ -18,6 +18,7 @@ mod metrics;
 mod nodes;
 mod openfaas;
 mod page;
+mod removal;
 mod schedules;
 pub mod secrets;
 mod tokens;

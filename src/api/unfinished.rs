@@ -2,8 +2,15 @@
 //! its tags are. So a server that was killed in between knows what to repair without asking the registry about all.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use super::Finding;
+use super::change::Changes;
 use crate::function::FunctionName;
+use crate::store::StoreError;
+
+/// Between two looks for tags that were not written.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// A folder with an empty file for each.
 pub struct Unfinished {
@@ -32,6 +39,47 @@ impl Unfinished {
     pub fn names(&self) -> Vec<FunctionName> {
         let files = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
         files.filter_map(|file| file.file_name().to_str()?.parse().ok()).collect()
+    }
+}
+
+impl Changes {
+    /// Which functions' last change was cut off before its tags were written; with `repair` they are now.
+    pub async fn cut_off(&self, repair: bool) -> Result<Vec<Finding>, StoreError> {
+        let mut findings = Vec::new();
+        for name in self.unfinished.names() {
+            // Whatever is being done at this moment is not cut off.
+            let _turn = self.turn(&name).await;
+            if !self.unfinished.is_noted(&name) {
+                continue;
+            }
+            let Some(stored) = self.store.get(&name).await? else {
+                self.unfinished.strike(&name);
+                continue;
+            };
+            let warnings = if repair { self.tag(&stored.record).await } else { Vec::new() };
+            let what = format!("the last change of {name} was cut off before its tags were written");
+            let what = [vec![what], warnings.clone()].concat().join(": ");
+            findings.push(Finding { what, repaired: repair && warnings.is_empty() });
+        }
+        Ok(findings)
+    }
+
+    /// Writes the tags that were not written, as soon as the registry takes them.
+    pub async fn keep_finishing(&self) {
+        loop {
+            match self.cut_off(true).await {
+                Ok(found) => found.iter().for_each(|Finding { what, repaired }| match repaired {
+                    true => tracing::info!("{what}; they are written now"),
+                    // Whoever made the change was told.
+                    false => tracing::debug!("{what}"),
+                }),
+                Err(error) => tracing::warn!(%error, "the tags could not be repaired"),
+            }
+            tokio::time::sleep(PAUSE).await;
+            while self.unfinished.names().is_empty() {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
     }
 }
 
