@@ -87,16 +87,17 @@ fn calls_are_divided_and_old_versions_are_given_up_at_every_node() {
     for number in 10..12 {
         cluster.push(number % 2, "f", u32::try_from(number).unwrap(), &["-q"]);
     }
-    let versions = cluster.told(0, &["versions", "f"]);
-    let numbers: Vec<_> =
-        versions["versions"].as_array().unwrap().iter().map(|v| v["number"].clone()).collect();
-    assert_eq!(numbers, (2..=5).map(Value::from).collect::<Vec<_>>());
+    wait_until("the first to be gone at the other node too", PATIENCE, || {
+        let versions = cluster.told(0, &["versions", "f"]);
+        let numbers = versions["versions"].as_array().unwrap().iter().map(|v| v["number"].clone());
+        numbers.eq((2..=5).map(Value::from))
+    });
     wait_until("the first to be gone from node 0's routes too", PATIENCE, || {
         cluster.answer(0, "f@1").0 == 404
     });
-    let digest = |pushed: &Value| pushed["digest"].as_str().unwrap().to_string();
-    assert_eq!(cluster.registry.status_of("fn/f", &digest(&first)), "404");
-    assert_eq!(cluster.registry.status_of("fn/f", &digest(&second)), "200");
+    let status = |pushed: &Value| cluster.registry.status_of("fn/f", pushed["digest"].as_str().unwrap());
+    wait_until("its image to be gone", PATIENCE, || status(&first) == "404");
+    assert_eq!(status(&second), "200");
 }
 
 #[test]
