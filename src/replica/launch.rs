@@ -75,7 +75,8 @@ impl Replicas {
     fn start_failed(&self, revision: &Revision, error: Error) {
         self.figures().failed_starts.add_one();
         let error = Arc::new(error);
-        if !matches!(*error, Error::Stopping) {
+        // Not of a function that was deleted meanwhile: the next one of that name has a history of its own.
+        if !matches!(*error, Error::Stopping) && !self.revisions(&revision.name).is_empty() {
             let (time, version) = (jiff::Timestamp::now(), revision.version.number);
             let failed = FailedStart { time, version, error: Arc::clone(&error) };
             self.mishaps().entry(revision.name.clone()).or_default().failed_start = Some(failed);
