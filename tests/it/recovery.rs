@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::support::containerd::{Containerd, unmount_below};
 use crate::support::registry::DockerRegistry;
 use crate::support::server::FnbuildServer;
-use crate::support::{run, wait_until};
+use crate::support::{comes_true, run, wait_until};
 
 const ADD: &str = "examples/add";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -71,13 +71,15 @@ fn a_server_that_is_killed_again_and_again_leaves_nothing_behind() {
     run(server.command().args(["scale", "add", "1"]));
     assert!(answers(&server, "add"));
     let containerd = crate::support::server::containerd();
-    // One replica that stays, and one container that waits.
+    // One replica that stays, and one container that waits; of the replica that was there before `scale`, nothing.
     let settled = |server: &FnbuildServer| {
+        let each = ["tasks", "containers", "active snapshots", "network namespaces", "addresses", "cgroups"];
         let mut last = BTreeMap::new();
-        wait_until("replica and pool to be there and nothing else", PATIENCE, || {
+        let are_two = comes_true(PATIENCE, || {
             last = counts(server, &containerd);
-            last["tasks"] == 2 && last["containers"] == 2 && last["network namespaces"] == 2
+            each.into_iter().chain(["replica folders"]).all(|thing| last[thing] == 2)
         });
+        assert!(are_two, "{last:?}");
         last
     };
     let before = settled(&server);
@@ -92,7 +94,7 @@ fn a_server_that_is_killed_again_and_again_leaves_nothing_behind() {
     let last = id(run(server.command().args(["describe", "add", "-o", "json"])));
     assert_eq!(first, last, "it is adopted each time");
     let mut after = BTreeMap::new();
-    wait_until("what was left to be gone", PATIENCE, || {
+    comes_true(PATIENCE, || {
         after = counts(&server, &containerd);
         after == before
     });

@@ -213,7 +213,8 @@ async fn a_function_from_the_pool_finds_no_way_out_and_leaves_no_trace() {
     let first = acquire(&replicas, "burglar").await;
     let (_, before) = call(&first, json!({})).await;
     let second = acquire(&replicas, "burglar").await;
-    assert!([&first, &second].iter().all(|lease| lease.replica().id.starts_with("pool-")));
+    let ids = [&first, &second].map(|lease| lease.replica().id.clone());
+    assert!(ids.iter().all(|id| id.starts_with("pool-")), "{ids:?}");
     let (_, after) = call(&second, json!({})).await;
     assert_eq!(before["seen"], after["seen"]);
     for answer in [before, after] {

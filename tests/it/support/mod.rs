@@ -56,11 +56,19 @@ fn told(output: &Output) -> String {
 /// Waits for a condition, and panics with its name when it does not come true within `limit`.
 #[track_caller]
 pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+    assert!(comes_true(limit, &mut condition), "waited {limit:?} for {what}");
+}
+
+/// Whether a condition comes true within `limit`, for who has more to say if it does not.
+pub fn comes_true(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + limit;
     while !condition() {
-        assert!(Instant::now() < deadline, "waited {limit:?} for {what}");
+        if Instant::now() >= deadline {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
+    true
 }
 
 /// A server of the test's own: ended when it is dropped, by SIGTERM, then by SIGKILL.
