@@ -10,8 +10,8 @@
 //! | 7 | [`serve`], [`config`] | the validated configuration; assembles the rooms, stops them in order | all but `cli` |
 //! | 6 | [`api`] | the management REST API | `auth`, `cluster`, `publish`, `queue`, `replica`, `secrets`, `store`, `telemetry`, `function`, `oci` |
 //! | 6 | [`queue`] | asynchronous calls and schedules | `cluster`, `gateway`, `store`, `telemetry`, `function`, `tls` |
-//! | 5 | [`gateway`] | the HTTP trigger: route, wait for a replica, proxy | `replica`, `telemetry`, `function` |
-//! | 5 | [`registry_server`] | the embedded OCI registry | `oci` |
+//! | 5 | [`gateway`] | the HTTP trigger: route, wait for a replica, proxy | `replica`, `listen`, `telemetry`, `function` |
+//! | 5 | [`registry_server`] | the embedded OCI registry | `listen`, `oci` |
 //! | 4 | [`publish`] | the one way from a source to a pushed image | `base`, `dependencies`, `registry`, `image`, `source`, `telemetry`, `function`, `oci` |
 //! | 4 | [`replica`] | from a record to an answering address | `cluster`, `containerd`, `network`, `registry`, `secrets`, `store`, `telemetry`, `function`, `oci` |
 //! | 4 | [`auth`] | tokens and roles: who may do what, and what was done | `store` |
@@ -27,6 +27,7 @@
 //! | 2 | [`image`] | layers, splice, build, OCI layout, docker archive. Synchronous, no network, no clock | `source`, `oci` |
 //! | 1 | [`project`] | a new function's files; `fnbuild.toml` and `stack.yml` | `function` |
 //! | 1 | [`source`] | what the user hands in, made safe: zip, `.py`, folder → `Source` | `function`, `oci` |
+//! | 1 | [`listen`] | from a socket to a service: threads, TLS, an orderly end | |
 //! | 1 | [`telemetry`] | what a server tells of itself: numbers, traces | |
 //! | 0 | [`function`] | names, settings, records, versions: plain data | `oci` |
 //! | 0 | [`oci`] | digest, reference, descriptor, manifest, config: plain data, sorted maps | |
@@ -47,6 +48,7 @@ pub mod export;
 pub mod function;
 pub mod gateway;
 pub mod image;
+pub mod listen;
 pub mod network;
 pub mod oci;
 pub mod project;

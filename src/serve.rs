@@ -25,7 +25,8 @@ use crate::api::{About, Api, Changes};
 use crate::auth::Tokens;
 use crate::cluster::{Cluster, Membership};
 use crate::config::{Config, DataFolder};
-use crate::gateway::{Gateway, Limits, Tls, Workers};
+use crate::gateway::{Gateway, Limits};
+use crate::listen::{Listener, Plain, Tls, Workers};
 use crate::publish::Published;
 use crate::queue::{Dispatcher, Queue, QueueConfig, Schedules, Ticker};
 use crate::replica::{FolderId, ReplicaConfig, Replicas};
@@ -115,8 +116,8 @@ impl Server {
         }
         let functions = IpAddr::from(replicas.gateway());
         let tls = config.access.tls.clone();
-        let tls =
-            tls.map(|files| Tls::load(files.certificate, files.key, functions)).transpose()?.map(Arc::new);
+        let plain = Plain::Local { functions };
+        let tls = tls.map(|files| Tls::load(files.certificate, files.key, plain)).transpose()?.map(Arc::new);
         let tokens = Tokens::new(Arc::clone(&store));
         let (gate, notes) = Gate::start(&config, tokens.clone(), functions).await?;
         let published = Published::new(Arc::clone(&registry));
@@ -232,13 +233,8 @@ impl Server {
                 let service = router::service(Arc::clone(&self.router));
                 let stopped = stop.clone().cancelled_owned();
                 let workers = self.workers.clone();
-                tokio::spawn(workers.listen(
-                    listener,
-                    self.tls.clone(),
-                    Arc::new(service),
-                    stopped,
-                    self.config.drain,
-                ))
+                let listener = Listener::new(listener).tls(self.tls.clone()).drain(self.config.drain);
+                tokio::spawn(listener.serve(workers, Arc::new(service), stopped))
             })
             .collect();
         if let Some(tls) = self.tls {

@@ -107,7 +107,8 @@ fn parse_age(text: &str) -> Result<Duration, String> {
 
 pub fn run(arguments: &Arguments, common: &Common, printer: &Printer) -> anyhow::Result<Outcome> {
     let root = common.data_dir()?.join("registry");
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // Requests are answered on threads of their own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match &arguments.verb {
         Verb::Serve(arguments) => runtime.block_on(serve(arguments, root, common, printer)),
         Verb::Gc(arguments) => {

@@ -6,23 +6,20 @@
 //! - What is wrong with the platform and what is wrong with the function are told apart: `X-Fnbuild-Error`.
 //!
 //! It runs on hyper directly: a router and its layers would cost more than everything else here. A connection, what it
-//! asks for and the connection to the replica that answers are all of one thread: see [`Workers`].
+//! asks for and the connection to the replica that answers are all of one thread: see [`crate::listen::Workers`].
 
 mod body;
 mod door;
 mod fault;
 mod headers;
 mod link;
-mod listen;
 mod pool;
 mod proxy;
 mod replicas;
 mod route;
 mod timing;
-mod tls;
 mod trace;
 mod upgrade;
-mod workers;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -37,8 +34,6 @@ pub use fault::Whose;
 pub use headers::{call_id, forward};
 pub use proxy::{Delivered, Delivery, Gateway};
 pub use route::{is_later, is_trigger, route_later};
-pub use tls::{Tls, TlsError};
-pub use workers::{Connection, Workers};
 
 /// Where the replicas are. The pool of real containers is one; tests have their own local servers.
 pub trait Replicas: Send + Sync + 'static {

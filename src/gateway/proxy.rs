@@ -14,6 +14,7 @@ use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 
 use crate::function::Target;
+use crate::listen::{Connection, Workers};
 use crate::telemetry::trace::Tracer;
 
 use super::body::{Held, RequestBody};
@@ -23,8 +24,7 @@ use super::pool::Pools;
 use super::timing::CallTiming;
 use super::trace::{self, CallTrace};
 use super::{
-    AnswerBody, Connection, Doorkeeper, Lease, Limits, Reached, Replicas, Unavailable, Whose, Workers,
-    headers, route, upgrade,
+    AnswerBody, Doorkeeper, Lease, Limits, Reached, Replicas, Unavailable, Whose, headers, route, upgrade,
 };
 
 /// A replica that refuses connections is on its way out; the next one may be on its way in.

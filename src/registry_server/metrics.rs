@@ -28,7 +28,6 @@ pub struct Metrics {
     microseconds: [AtomicU64; KINDS.len()],
     received: AtomicU64,
     sent: AtomicU64,
-    open: AtomicU64,
 }
 
 impl Metrics {
@@ -49,15 +48,7 @@ impl Metrics {
         self.sent.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub fn connection(&self, opened: bool) {
-        if opened {
-            self.open.fetch_add(1, Ordering::Relaxed);
-        } else {
-            self.open.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
-    pub fn text(&self, totals: Totals, uploads: usize) -> String {
+    pub fn text(&self, totals: Totals, uploads: usize, connections: usize) -> String {
         let mut text = String::new();
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         text.push_str("# HELP fnbuild_registry_requests_total Requests answered.\n");
@@ -85,7 +76,7 @@ impl Metrics {
         for (name, kind, help, value) in [
             ("received_bytes_total", "counter", "Bytes of blobs received.", load(&self.received)),
             ("sent_bytes_total", "counter", "Bytes of answers begun.", load(&self.sent)),
-            ("connections", "gauge", "Open connections.", load(&self.open)),
+            ("connections", "gauge", "Open connections.", connections as u64),
             ("repositories", "gauge", "Repositories.", totals.repositories as u64),
             ("blobs", "gauge", "Blobs and manifests stored.", totals.blobs as u64),
             ("blob_bytes", "gauge", "Their size.", totals.bytes),

@@ -1,7 +1,7 @@
 //! The embedded OCI registry: distribution-spec 1.1, whole, on one folder.
 //!
 //! ```text
-//! server   connections, TLS, one request from path to answer
+//! server   one request from path to answer
 //! route    path → what it names      answer   error codes, headers      body, range   bytes out
 //! pull, push, manifest, discovery    the four workflows of the specification
 //! mirror, arriving                   what is missing, from another registry
@@ -35,10 +35,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+use crate::listen::{Plain, Tls, TlsError, Workers};
 
 pub use store::{Policy, Report, StoreError};
 
@@ -79,10 +79,8 @@ pub enum ServerError {
     HtpasswdLine { path: PathBuf, line: usize },
     #[error("get random bytes")]
     Random { source: getrandom::Error },
-    #[error("read the certificate or key in {}", path.display())]
-    Pem { path: PathBuf, source: rustls::pki_types::pem::Error },
-    #[error("use the certificate {}", path.display())]
-    Tls { path: PathBuf, source: rustls::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("{url:?} is no registry to mirror (expected https://HOST[:PORT])")]
     MirrorUrl { url: String },
     #[error("prepare requests to the mirrored registry")]
@@ -116,25 +114,17 @@ impl ServerError {
     }
 }
 
-/// Serves the registry on every listener until `shutdown`, then lets requests that have begun end.
-pub async fn serve(
-    listeners: Vec<TcpListener>,
-    config: Config,
-    shutdown: CancellationToken,
-) -> Result<(), ServerError> {
-    Opened::open(config).await?.serve(listeners, shutdown).await
-}
-
 /// A registry that is open and not served yet.
 pub struct Opened {
     registry: Arc<server::Registry>,
-    tls: Option<tokio_rustls::TlsAcceptor>,
+    tls: Option<Arc<Tls>>,
     config: Config,
 }
 
 impl Opened {
     pub async fn open(config: Config) -> Result<Self, ServerError> {
-        let tls = config.tls.as_ref().map(|(certificate, key)| acceptor(certificate, key)).transpose()?;
+        let tls = config.tls.clone().map(|(certificate, key)| Tls::load(certificate, key, Plain::Nobody));
+        let tls = tls.transpose()?.map(Arc::new);
         let auth = config.htpasswd.as_deref().map(auth::Auth::open).transpose()?;
         let mirror = config.mirror.as_deref().map(mirror::Mirror::new).transpose()?;
         let store = open(&config.root).await?;
@@ -158,9 +148,13 @@ impl Opened {
         let store = registry.store().clone();
         let control = tokio::spawn(control::answer(control::listen(&config.root)?, store.clone()));
         let collecting = tokio::spawn(collect_hourly(store.clone(), config.policy, shutdown.clone()));
-        let servers = listeners
-            .into_iter()
-            .map(|listener| server::accept(registry.clone(), listener, tls.clone(), shutdown.clone()));
+        if let Some(tls) = &tls {
+            tokio::spawn(Arc::clone(tls).follow(shutdown.clone()));
+        }
+        let workers = Workers::start();
+        let servers = listeners.into_iter().map(|listener| {
+            server::serve(registry.clone(), listener, tls.clone(), workers.clone(), shutdown.clone())
+        });
         futures_util::future::join_all(servers).await;
         control.abort();
         collecting.abort();
@@ -204,18 +198,4 @@ async fn collect_hourly(store: Arc<store::Store>, policy: Policy, shutdown: Canc
             Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "collect"),
         }
     }
-}
-
-fn acceptor(certificate: &Path, key: &Path) -> Result<tokio_rustls::TlsAcceptor, ServerError> {
-    let pem = |path: &Path, source| ServerError::Pem { path: path.into(), source };
-    let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
-    let chain: Vec<_> = chain.map_err(|source| pem(certificate, source))?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|source| pem(key, source))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key));
-    let mut config = config.map_err(|source| ServerError::Tls { path: certificate.into(), source })?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(tokio_rustls::TlsAcceptor::from(Arc::new(config)))
 }

@@ -1,6 +1,5 @@
-//! The server: connections, TLS, and each request from its path to its answer.
+//! The server: each request from its path to its answer.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,13 +9,11 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::listen::{Connection, Listener, Tls, Workers};
 
 use super::answer::{self, Code, JSON, Problem};
 use super::auth::Auth;
@@ -32,12 +29,11 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 const REGISTRY_2: HeaderValue = HeaderValue::from_static("registry/2.0");
 const METRICS_TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
-/// A client has this long for a request's head, and a stopping server for the answers that it owes.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// A stopping server has this long for the answers that it owes.
 const DRAIN: Duration = Duration::from_secs(20);
 /// What is read of a refused request's body, so that the client gets to see the refusal.
 const REFUSED_BODY: u64 = 1 << 20;
-/// hyper's buffer for each connection: bounds what a slow disk lets pile up.
+/// For each connection: bounds what a slow disk lets pile up.
 const CONNECTION_BUFFER: usize = 256 << 10;
 
 pub type Answer = Result<Response<Body>, Problem>;
@@ -49,11 +45,13 @@ pub struct Registry {
     read_only: bool,
     mirror: Option<Mirror>,
     metrics: Metrics,
+    connections: TaskTracker,
 }
 
 impl Registry {
     pub fn new(store: Arc<Store>, auth: Option<Auth>, read_only: bool, mirror: Option<Mirror>) -> Self {
-        Self { store, auth, read_only, mirror, metrics: Metrics::default() }
+        let (metrics, connections) = (Metrics::default(), TaskTracker::new());
+        Self { store, auth, read_only, mirror, metrics, connections }
     }
 
     pub fn store(&self) -> &Arc<Store> {
@@ -66,7 +64,8 @@ impl Registry {
 
     /// In Prometheus' text form.
     pub fn figures(&self) -> String {
-        self.metrics.text(self.store.index().totals(), self.store.uploads().open_count())
+        let (totals, uploads) = (self.store.index().totals(), self.store.uploads().open_count());
+        self.metrics.text(totals, uploads, self.connections.len())
     }
 
     pub fn mirror(&self) -> Option<&Mirror> {
@@ -74,11 +73,7 @@ impl Registry {
     }
 
     /// Answers, counts and logs one request.
-    async fn answer(
-        &self,
-        request: Request<Incoming>,
-        peer: SocketAddr,
-    ) -> Result<Response<Body>, Infallible> {
+    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
         let began = Instant::now();
         let (parts, mut body) = request.into_parts();
         let route = Route::parse(parts.uri.path());
@@ -110,7 +105,7 @@ impl Registry {
             %peer, user = user.as_deref().unwrap_or("-"), method = %parts.method, uri = %parts.uri, status, size,
             micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
         );
-        Ok(response)
+        response
     }
 
     /// The user, where there are users.
@@ -194,67 +189,21 @@ async fn drain(body: &mut Incoming) {
     let _ = tokio::time::timeout(Duration::from_secs(2), drained).await;
 }
 
-/// Accepts until told to stop, then lets the requests that have begun end.
-pub async fn accept(
+/// Serves at one socket until told to stop, then lets the requests that have begun end.
+pub async fn serve(
     registry: Arc<Registry>,
-    listener: TcpListener,
-    tls: Option<tokio_rustls::TlsAcceptor>,
+    socket: TcpListener,
+    tls: Option<Arc<Tls>>,
+    workers: Workers,
     shutdown: CancellationToken,
 ) {
-    let graceful = GracefulShutdown::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = shutdown.cancelled() => break,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of file descriptors, most likely: a moment for others to close theirs.
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        let _ = stream.set_nodelay(true);
-        let (registry, tls, watcher) = (registry.clone(), tls.clone(), graceful.watcher());
-        tokio::spawn(async move {
-            registry.metrics.connection(true);
-            match tls {
-                None => connection(&registry, stream, peer, watcher).await,
-                Some(tls) => match tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => connection(&registry, stream, peer, watcher).await,
-                    Ok(Err(error)) => tracing::debug!(%peer, %error, "no TLS"),
-                    Err(_) => tracing::debug!(%peer, "no TLS in time"),
-                },
-            }
-            registry.metrics.connection(false);
-        });
-    }
-    drop(listener);
-    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+    let listener = Listener::new(socket).tls(tls).drain(DRAIN).buffer(CONNECTION_BUFFER);
+    let listener = listener.counted(registry.connections.clone());
+    let service = move |request, from: Connection| {
+        let registry = Arc::clone(&registry);
+        async move { registry.answer(request, from.peer).await }
+    };
+    if !listener.serve(workers, Arc::new(service), shutdown.cancelled_owned()).await {
         tracing::warn!("some requests did not end in time and were cut off");
-    }
-}
-
-async fn connection<S>(
-    registry: &Arc<Registry>,
-    stream: S,
-    peer: SocketAddr,
-    watcher: hyper_util::server::graceful::Watcher,
-) where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let service = service_fn(|request| {
-        let registry = registry.clone();
-        async move { registry.answer(request, peer).await }
-    });
-    let serving = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(CONNECTION_BUFFER)
-        .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = watcher.watch(serving).await {
-        tracing::debug!(%peer, error = &error as &dyn std::error::Error, "connection");
     }
 }

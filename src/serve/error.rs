@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use crate::auth::AuthError;
 use crate::config::{ConfigError, DataFolderError};
-use crate::gateway::TlsError;
+use crate::listen::TlsError;
 use crate::queue::QueueError;
 use crate::registry_server::ServerError;
 use crate::secrets::SecretError;

@@ -21,7 +21,8 @@ use crate::auth::{
     ensure_admin, is_platform_token,
 };
 use crate::config::{AuthMode, Config};
-use crate::gateway::{Connection, Doorkeeper, NotAdmitted, NotAdmittedKind};
+use crate::gateway::{Doorkeeper, NotAdmitted, NotAdmittedKind};
+use crate::listen::Connection;
 use crate::store::StoreError;
 
 /// No name is in a longer body.

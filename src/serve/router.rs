@@ -15,7 +15,8 @@ use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceExt;
 
 use crate::api::{self, Api};
-use crate::gateway::{self, AnswerBody, Connection, Gateway, is_later, is_trigger};
+use crate::gateway::{self, AnswerBody, Gateway, is_later, is_trigger};
+use crate::listen::Connection;
 use crate::queue::Queue;
 use crate::replica::Replicas;
 

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fnbuild::function::Target;
 use fnbuild::gateway::{
-    ColdStart, Delivered, Delivery, Gateway, Lease, Limits, Reached, Replicas, Unavailable, Workers,
+    ColdStart, Delivered, Delivery, Gateway, Lease, Limits, Reached, Replicas, Unavailable,
 };
+use fnbuild::listen::{Listener, Workers};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -124,12 +125,11 @@ async fn trigger(replicas: Fixed, limits: Limits) -> SocketAddr {
     let (listener, address) = bind().await;
     let workers = Workers::start();
     let gateway = Arc::new(Gateway::new(replicas, limits, &workers));
-    let service = move |request: Request<Incoming>, from: fnbuild::gateway::Connection| {
+    let service = move |request: Request<Incoming>, from: fnbuild::listen::Connection| {
         let gateway = Arc::clone(&gateway);
         async move { gateway.call(request, from).await }
     };
-    let entrance = workers.listen(listener, None, Arc::new(service), std::future::pending(), Duration::ZERO);
-    tokio::spawn(entrance);
+    tokio::spawn(Listener::new(listener).serve(workers, Arc::new(service), std::future::pending()));
     address
 }
 
@@ -141,13 +141,8 @@ where
 {
     let (listener, address) = bind().await;
     let service = move |request, _| answer(request);
-    tokio::spawn(Workers::start().listen(
-        listener,
-        None,
-        Arc::new(service),
-        std::future::pending(),
-        Duration::ZERO,
-    ));
+    let listener = Listener::new(listener);
+    tokio::spawn(listener.serve(Workers::start(), Arc::new(service), std::future::pending()));
     address
 }
 
@@ -292,13 +287,8 @@ async fn bodies_are_streamed_both_ways() {
         });
         Response::new(StreamBody::new(pieces))
     };
-    tokio::spawn(Workers::start().listen(
-        listener,
-        None,
-        Arc::new(service),
-        std::future::pending(),
-        Duration::ZERO,
-    ));
+    let listener = Listener::new(listener);
+    tokio::spawn(listener.serve(Workers::start(), Arc::new(service), std::future::pending()));
     let trigger = trigger(Fixed::at(&[address]), limits()).await;
 
     let (pieces, receiver) = tokio::sync::mpsc::unbounded_channel::<&'static str>();

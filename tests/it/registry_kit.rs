@@ -47,8 +47,10 @@ pub async fn start_in(root: &Path, change: impl FnOnce(&mut Config)) -> Registry
     change(&mut config);
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
-    let serving =
-        tokio::spawn(async move { registry_server::serve(vec![listener], config, stop).await.unwrap() });
+    let serving = tokio::spawn(async move {
+        let opened = registry_server::Opened::open(config).await.unwrap();
+        opened.serve(vec![listener], stop).await.unwrap();
+    });
     let serving = Some(serving);
     let registry = Registry { base, client: client(), root: root.into(), shutdown, serving, _folder: None };
     let health = format!("{}/healthz", registry.base);

@@ -1,9 +1,10 @@
 //! The threads that connections are served on: each connection stays on the one that it was given to.
 //!
-//! In every call hyper's halves wake each other a few times. A scheduler that moves tasks between threads answers each
+//! In every request hyper's halves wake each other a few times. A scheduler that moves tasks between threads answers each
 //! of that by waking another thread, which finds the work done and sleeps again: on two cores that took longer than all
-//! else that the trigger does. Only calls belong here. Starts, builds and the management API stay with the runtime that
-//! moves tasks: a thread that is kept busy keeps all its connections waiting.
+//! else that the trigger does. Only short work belongs here. Starts, builds and the management API stay with the runtime
+//! that moves tasks, and waiting for a disk goes to blocking threads: a thread that is kept busy keeps all its connections
+//! waiting.
 
 use std::net::SocketAddr;
 
@@ -45,7 +46,7 @@ impl Workers {
     }
 
     /// Runs what `work` makes on every thread.
-    pub(super) fn run_on_each<F>(&self, work: impl Fn(usize) -> F + Clone + Send + 'static)
+    pub fn run_on_each<F>(&self, work: impl Fn(usize) -> F + Clone + Send + 'static)
     where
         F: Future<Output = ()> + 'static,
     {

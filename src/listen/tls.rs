@@ -40,33 +40,38 @@ pub enum TlsError {
     },
 }
 
+/// Who may do without TLS at a listener that has it.
+#[derive(Clone, Copy, Debug)]
+pub enum Plain {
+    Nobody,
+    /// Who never leaves this machine: callers on loopback, and functions that call at this address.
+    Local {
+        functions: IpAddr,
+    },
+}
+
 /// Certificate and key as they last were.
 pub struct Tls {
     certificate: PathBuf,
     key: PathBuf,
     current: RwLock<Arc<ServerConfig>>,
-    /// The trigger's address for functions, which speak plain HTTP on their own network.
-    functions: IpAddr,
+    plain: Plain,
 }
 
 /// What tells one state of a file from another.
 type Mark = Option<(u64, u64, i64, i64)>;
 
 impl Tls {
-    pub fn load(certificate: PathBuf, key: PathBuf, functions: IpAddr) -> Result<Self, TlsError> {
+    pub fn load(certificate: PathBuf, key: PathBuf, plain: Plain) -> Result<Self, TlsError> {
         let current = RwLock::new(Arc::new(read(&certificate, &key)?));
-        Ok(Self { certificate, key, current, functions })
+        Ok(Self { certificate, key, current, plain })
     }
 
-    /// Whether a connection to `local` may do without: one that never leaves this machine.
-    fn is_optional(&self, local: IpAddr) -> bool {
-        let local = local.to_canonical();
-        local.is_loopback() || local == self.functions
-    }
-
-    /// Whether this connection speaks TLS. Beyond this machine every one has to.
+    /// Whether this connection speaks TLS, or has to.
     pub(super) async fn is_wanted(&self, stream: &TcpStream) -> std::io::Result<bool> {
-        if !self.is_optional(stream.local_addr()?.ip()) {
+        let Plain::Local { functions } = self.plain else { return Ok(true) };
+        let local = stream.local_addr()?.ip().to_canonical();
+        if !local.is_loopback() && local != functions {
             return Ok(true);
         }
         let mut first = [0];
