@@ -7,6 +7,7 @@ use std::time::Duration;
 use fnbuild::oci::Digest;
 
 use crate::registry_kit::{Registry, program, random};
+use crate::support::registry::certificate;
 use crate::support::{Server, run, wait_until};
 
 /// A registry with users, a certificate, both or none.
@@ -290,4 +291,25 @@ fn every_request_leaves_a_line_unless_nobody_wants_it() {
     }
     assert!(!line.contains("secret"));
     assert!(!log_of(&["--no-access-log"]).contains("tags/list"));
+}
+
+#[test]
+fn a_new_certificate_is_taken_up_while_it_serves() {
+    let folder = tempfile::tempdir().unwrap();
+    let (certified, key) = certificate(folder.path(), "server");
+    let flags = ["--tls-cert", certified.to_str().unwrap(), "--tls-key", key.to_str().unwrap()];
+    let (_server, address) = program(&folder.path().join("data"), &flags);
+    let answers = |url: &str| {
+        let ca = folder.path().join("ca.pem");
+        let mut curl = Command::new("curl");
+        curl.args(["-fsS", "--max-time", "10", "--cacert"]).arg(ca).arg(url);
+        curl.output().unwrap().status.success()
+    };
+    let url = format!("https://{address}/v2/");
+    assert!(answers(&url));
+    assert!(!answers(&format!("http://{address}/v2/")), "on loopback too, nothing is answered without TLS");
+
+    // Another authority's, in the same files: who trusts only that one was refused before.
+    certificate(folder.path(), "server");
+    wait_until("the new certificate", Duration::from_secs(20), || answers(&url));
 }
