@@ -67,7 +67,9 @@ impl Rule {
 pub(super) struct Demand {
     turns: VecDeque<Turn>,
     coming: Turn,
+    /// Since when calls are counted.
     since: Option<Instant>,
+    looked: Option<Instant>,
     /// Since when more replicas are needed than there are.
     short_since: Option<Instant>,
 }
@@ -76,6 +78,8 @@ pub(super) struct Demand {
 #[derive(Clone, Copy, Default)]
 struct Turn {
     ended: Option<Instant>,
+    /// A second, as a rule. Longer where whoever looks was kept from it, or did not look because no calls went by the rule.
+    took: Duration,
     calls: u32,
     busy: u32,
 }
@@ -83,6 +87,7 @@ struct Turn {
 impl Demand {
     /// A call has come; with it so many are in flight or wait.
     pub fn came(&mut self, busy: u32) {
+        self.since.get_or_insert_with(Instant::now);
         self.coming.calls = self.coming.calls.saturating_add(1);
         self.coming.busy = self.coming.busy.max(busy);
     }
@@ -91,8 +96,9 @@ impl Demand {
     /// ends a turn, through all of which `busy` calls were in flight.
     pub fn wanted(&mut self, now: Instant, (rule, bounds): (Rule, Bounds), present: u32, busy: u32) -> u32 {
         let began = *self.since.get_or_insert(now);
+        let took = now.duration_since(self.looked.replace(now).unwrap_or(began));
         let turn = std::mem::take(&mut self.coming);
-        self.turns.push_back(Turn { ended: Some(now), busy: turn.busy.max(busy), ..turn });
+        self.turns.push_back(Turn { ended: Some(now), took, busy: turn.busy.max(busy), ..turn });
         self.turns.retain(|turn| turn.ended.is_some_and(|ended| now.duration_since(ended) < WINDOW));
         let needed = rule.needed(self.load(), bounds);
         if needed <= present {
@@ -111,7 +117,8 @@ impl Demand {
     fn load(&self) -> Load {
         let calls: u64 = self.turns.iter().map(|turn| u64::from(turn.calls)).sum();
         let busy = self.turns.iter().map(|turn| turn.busy).max().unwrap_or(0);
-        Load { rate: calls as f64 / WINDOW.as_secs_f64(), busy }
+        let span: Duration = self.turns.iter().map(|turn| turn.took).sum();
+        Load { rate: calls as f64 / span.max(WINDOW).as_secs_f64(), busy }
     }
 }
 
@@ -196,6 +203,14 @@ mod tests {
         play(&mut demand, 0, 20, 1, 1);
         assert_eq!(play(&mut demand, 20, 1, 40, 1), [1]);
         assert_eq!(play(&mut demand, 21, 20, 1, 1), [1; 20]);
+    }
+
+    #[test]
+    fn calls_of_a_long_time_in_which_nobody_looked_are_no_moment_of_many() {
+        let mut demand = Demand::default();
+        play(&mut demand, 0, 20, 4, 1);
+        (0..60 * 4).for_each(|_| demand.came(1));
+        assert_eq!(play(&mut demand, 80, 20, 4, 1), [1; 20]);
     }
 
     #[test]
