@@ -24,18 +24,30 @@ impl Replicas {
     pub(super) fn start_replicas(self: &Arc<Self>, revision: &Arc<Revision>, count: u32) {
         for _ in 0..count {
             let (replicas, revision) = (self.clone(), revision.clone());
-            self.spawn(async move { replicas.start_replica(&revision).await });
+            self.spawn(async move { replicas.start_replica(&revision, None).await });
         }
     }
 
-    async fn start_replica(self: &Arc<Self>, revision: &Arc<Revision>) {
+    /// The same for one that has its place.
+    pub(super) fn start_at(self: &Arc<Self>, revision: &Arc<Revision>, place: OwnedSemaphorePermit) {
+        let (replicas, revision) = (self.clone(), revision.clone());
+        self.spawn(async move { replicas.start_replica(&revision, Some(place)).await });
+    }
+
+    async fn start_replica(self: &Arc<Self>, revision: &Arc<Revision>, place: Option<OwnedSemaphorePermit>) {
         let asked = Instant::now();
         // Before it takes a place or a turn: who waits for the registry keeps nobody else from starting.
         if let Err(error) = self.fetched(revision, asked).await {
             tracing::warn!(function = %revision.name, error = &error as &dyn std::error::Error, "no image to start");
             return self.start_failed(revision, error);
         }
-        let Some(place) = self.place_for(revision).await else { return };
+        let place = match place {
+            Some(place) => place,
+            None => match self.place_for(revision).await {
+                Some(place) => place,
+                None => return,
+            },
+        };
         if let Some((replica, timing)) = self.start_warm(revision).await {
             return self.started(revision, (replica, timing), place).await;
         }

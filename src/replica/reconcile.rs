@@ -182,9 +182,15 @@ impl Replicas {
         // What the rate asks for no more goes at once, but for the last one: that waits for a call as any other does.
         self.end_surplus(revision, Duration::ZERO, level.max(1));
         self.end_surplus(revision, idle, level);
-        // More than the least is worth no other function's replica.
-        let wanted = if level > least && !self.has_room() { least } else { level };
-        self.start_replicas(revision, revision.shortage(wanted));
+        self.start_replicas(revision, revision.shortage(least));
+        // More than the least is worth no other function's replica: each has its place before it is begun.
+        while level > least
+            && self.has_room()
+            && let Some(place) = self.places.free_one()
+            && revision.is_short_of_one(level)
+        {
+            self.start_at(revision, place);
+        }
     }
 
     fn end_surplus(self: &Arc<Self>, revision: &Revision, idle: Duration, least: u32) {

@@ -193,12 +193,21 @@ impl Revision {
 
     /// How many replicas are missing to `least`; counted as starting from here on.
     pub fn shortage(&self, least: u32) -> u32 {
+        self.begin_missing(least, u32::MAX)
+    }
+
+    /// Whether there are fewer replicas than `level`; then one more is counted as starting.
+    pub fn is_short_of_one(&self, level: u32) -> bool {
+        self.begin_missing(level, 1) > 0
+    }
+
+    fn begin_missing(&self, least: u32, at_most: u32) -> u32 {
         let mut state = self.lock();
         if state.retired || state.trouble.pauses() {
             return 0;
         }
         let present = state.staying().saturating_add(state.starting);
-        let starts = least.saturating_sub(present);
+        let starts = least.saturating_sub(present).min(at_most);
         state.begin(starts)
     }
 

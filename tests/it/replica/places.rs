@@ -1,6 +1,7 @@
 //! A machine that is full: who makes room for whom.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use fnbuild::function::Settings;
 use fnbuild::replica::{Replicas, ScaleSettings};
@@ -69,5 +70,23 @@ async fn a_function_with_several_replicas_gives_one_up_for_one_that_has_none() {
     let served = waiting.await.unwrap();
     assert!(served == first || served == second, "calls of the wide one go on at the replica that it kept");
     assert_eq!(replicas.list(&function("kept"))[0].id, before);
+    site.close(replicas).await;
+}
+
+#[tokio::test]
+async fn a_step_for_the_rate_takes_the_places_that_are_free_and_no_others() {
+    let by_rate = Settings { target_rps: 1, scale_factor: 100, ..Settings::default() };
+    let site = Site::new().with("busy", HTTPD, by_rate).with("idle", HTTPD, Settings::default());
+    let replicas = site.start_with_places(3).await;
+    drop(acquire(&replicas, "idle").await);
+    let before = replicas.list(&function("idle"))[0].id.clone();
+    // Ten a second ask for all four that there may be.
+    while replicas.list(&function("busy")).len() < 2 {
+        drop(acquire(&replicas, "busy").await);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let idle: Vec<_> = replicas.list(&function("idle")).into_iter().map(|replica| replica.id).collect();
+    assert_eq!(idle, [before]);
+    assert_eq!(replicas.list(&function("busy")).len(), 2);
     site.close(replicas).await;
 }
