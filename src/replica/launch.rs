@@ -87,11 +87,15 @@ impl Replicas {
     fn start_failed(&self, revision: &Revision, error: Error) {
         self.figures().failed_starts.add_one();
         let error = Arc::new(error);
-        // Not of a function that was deleted meanwhile: the next one of that name has a history of its own.
-        if !matches!(*error, Error::Stopping) && !self.revisions(&revision.name).is_empty() {
+        if !matches!(*error, Error::Stopping) {
             let (time, version) = (jiff::Timestamp::now(), revision.version.number);
             let failed = FailedStart { time, version, error: Arc::clone(&error) };
-            self.mishaps().entry(revision.name.clone()).or_default().failed_start = Some(failed);
+            // Held while it is looked whose it is, so that a deletion forgets it or has happened. The next function of that
+            // name has a history of its own.
+            let mut mishaps = self.mishaps();
+            if self.revisions(&revision.name).iter().any(|known| std::ptr::eq(&**known, revision)) {
+                mishaps.entry(revision.name.clone()).or_default().failed_start = Some(failed);
+            }
         }
         revision.start_failed(error);
     }

@@ -43,8 +43,9 @@ impl Replicas {
             }));
         }
         self.rules.tallies.forget(name);
-        self.mishaps().remove(name);
         let route = self.routes.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        // After the route: what fails from here on finds none.
+        self.mishaps().remove(name);
         let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(route) = route {
             let (replicas, gone) = (self.clone(), CancellationToken::new());
