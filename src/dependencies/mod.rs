@@ -300,11 +300,16 @@ impl Dependencies {
 
     /// Holds the lock on a file until the guard is dropped; between threads and between processes.
     fn exclusively(&self, path: &Path) -> Result<File, DependencyError> {
-        let file = File::options().create(true).truncate(false).write(true).open(path);
-        let file = file.map_err(DependencyError::io("create", path))?;
+        let open = || {
+            let file = File::options().create(true).truncate(false).write(true).open(path);
+            file.map_err(DependencyError::io("create", path))
+        };
+        let mut file = open()?;
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(file),
+                Ok(()) if is_at(&file, path) => return Ok(file),
+                // It was removed while this waited for it: whoever comes next locks another.
+                Ok(()) => file = open()?,
                 Err(TryLockError::WouldBlock) if self.options.cancel.is_cancelled() => {
                     return Err(DependencyError::Cancelled { step: "install the packages" });
                 }
@@ -312,5 +317,40 @@ impl Dependencies {
                 Err(TryLockError::Error(source)) => return Err(DependencyError::io("lock", path)(source)),
             }
         }
+    }
+}
+
+/// Whether an open file is the one that is found by this path.
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let id = |meta: fs::Metadata| (meta.dev(), meta.ino());
+    matches!((file.metadata().map(id), fs::metadata(path).map(id)), (Ok(ours), Ok(there)) if ours == there)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_waited_for_a_guard_that_is_removed_takes_the_one_that_others_find() {
+        let data = tempfile::tempdir().unwrap();
+        let dependencies = Dependencies::open(data.path(), Machine::default(), Options::default()).unwrap();
+        let guard = data.path().join("guard");
+        let held = dependencies.exclusively(&guard).unwrap();
+        let opened = || {
+            let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+            open.filter(|entry| fs::read_link(entry.path()).is_ok_and(|path| path == guard)).count()
+        };
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| dependencies.exclusively(&guard).unwrap());
+            while opened() < 2 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            fs::remove_file(&guard).unwrap();
+            drop(held);
+            let _taken = waits.join().unwrap();
+            let next = File::open(&guard).unwrap();
+            assert!(matches!(next.try_lock(), Err(TryLockError::WouldBlock)));
+        });
     }
 }

@@ -1,6 +1,7 @@
 //! Keeps what is kept bounded: what nobody has used for long goes, then what has gone unused for longest, until the rest
 //! is small enough. What somebody uses stays, in this process or another.
 
+use std::collections::HashSet;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -30,8 +31,9 @@ struct Entry {
     kept: Option<Kept>,
 }
 
-/// Below the data folder `data`. Ends at the first thing that cannot be removed.
-pub fn prune(data: &Path, bounds: Bounds) -> io::Result<()> {
+/// Below the data folder `data`. Ends at the first thing that cannot be removed. `false`: uv's cache is too large, and was
+/// left because uv may run.
+pub fn prune(data: &Path, bounds: Bounds) -> io::Result<bool> {
     let folder = data.join("cache/dependencies");
     if let Ok(layers) = Layout::open(folder.join("layers")) {
         prune_layers(&folder.join("installed"), &layers, bounds)?;
@@ -49,22 +51,37 @@ pub fn prune(data: &Path, bounds: Bounds) -> io::Result<()> {
 fn prune_layers(installed: &Path, layers: &Layout, bounds: Bounds) -> io::Result<()> {
     let mut entries: Vec<Entry> = files(installed).into_iter().filter_map(Entry::of).collect();
     entries.sort_by_key(|entry| std::cmp::Reverse(entry.used));
-    let mut bytes = 0_u64;
+    let (mut bytes, mut staying) = (0_u64, HashSet::new());
     for entry in entries {
-        bytes = bytes.saturating_add(entry.kept.as_ref().map_or(0, |kept| kept.descriptor.size));
+        // Two bases that differ in nothing that matters to the packages have one layer.
+        let digest = entry.kept.as_ref().map(|kept| kept.descriptor.digest.clone());
+        let is_shared = digest.as_ref().is_some_and(|digest| staying.contains(digest));
+        if !is_shared {
+            bytes = bytes.saturating_add(entry.kept.as_ref().map_or(0, |kept| kept.descriptor.size));
+        }
         let is_old = entry.used.elapsed().is_ok_and(|age| age > bounds.age);
         if is_old || bytes > bounds.bytes {
-            entry.remove(layers)?;
+            entry.remove((!is_shared).then_some(layers))?;
+        } else {
+            staying.extend(digest);
         }
     }
-    // Blobs that a process which was killed had not given a name yet.
+    prune_nameless(installed, layers)
+}
+
+/// What a process that was killed had not given a name yet, or had only just begun.
+fn prune_nameless(installed: &Path, layers: &Layout) -> io::Result<()> {
     let blobs = layers.path().join("blobs");
     let known: Vec<Kept> = files(installed).into_iter().filter_map(|path| Entry::of(path)?.kept).collect();
     for (path, is_folder) in older(&blobs, DAY).into_iter().chain(older(&blobs.join("sha256"), DAY)) {
-        let is_known = known.iter().any(|kept| layers.blob_path(&kept.descriptor.digest) == path);
-        let held = File::open(&path).is_ok_and(|file| file.try_lock().is_err());
-        if !is_folder && !is_known && !held {
-            fs::remove_file(path).or_else(gone)?;
+        if !is_folder && !known.iter().any(|kept| layers.blob_path(&kept.descriptor.digest) == path) {
+            remove_unheld(&path)?;
+        }
+    }
+    for (guard, _) in older(installed, DAY) {
+        let is_guard = guard.extension().is_some_and(|extension| extension == "guard");
+        if is_guard && !guard.with_extension("json").exists() {
+            remove_unheld(&guard)?;
         }
     }
     Ok(())
@@ -78,11 +95,11 @@ impl Entry {
         Some(Self { path, used, kept })
     }
 
-    /// Unless somebody is about to use it, or does.
-    fn remove(&self, layers: &Layout) -> io::Result<()> {
+    /// Unless somebody is about to use it, or does; with its blob, where `layers` are given.
+    fn remove(&self, layers: Option<&Layout>) -> io::Result<()> {
         let guard = self.path.with_extension("guard");
         let Some(_turn) = lock(&guard)? else { return Ok(()) };
-        if let Some(kept) = &self.kept
+        if let (Some(kept), Some(layers)) = (&self.kept, layers)
             && !layers.discard(&kept.descriptor.digest)?
         {
             return Ok(());
@@ -92,15 +109,24 @@ impl Entry {
     }
 }
 
-/// Only uv knows what in its cache belongs together: so it is emptied as a whole.
-fn prune_uv(cache: &Path, guard: &Path, bytes: u64) -> io::Result<()> {
+/// Only uv knows what in its cache belongs together: so it is emptied as a whole. `false` if it should be and is in use.
+fn prune_uv(cache: &Path, guard: &Path, bytes: u64) -> io::Result<bool> {
     if size(cache) <= bytes {
-        return Ok(());
+        return Ok(true);
     }
     match lock(guard)? {
-        Some(_turn) => fs::remove_dir_all(cache).or_else(gone),
-        None => Ok(()),
+        Some(_turn) => fs::remove_dir_all(cache).or_else(gone).map(|()| true),
+        None => Ok(false),
     }
+}
+
+/// Unless somebody has it locked: whoever waits for that finds that it is gone.
+fn remove_unheld(path: &Path) -> io::Result<()> {
+    let file = match File::open(path) {
+        Err(error) => return gone(error),
+        Ok(file) => file,
+    };
+    if file.try_lock().is_ok() { fs::remove_file(path).or_else(gone) } else { Ok(()) }
 }
 
 /// Notes that something was used.
@@ -171,7 +197,11 @@ mod tests {
 
         /// A layer of 100 bytes that was last used so many seconds ago.
         fn installed(&self, name: &str, age: u64) -> Kept {
-            let bytes: Vec<u8> = name.bytes().cycle().take(100).collect();
+            self.installed_as(name, name, age)
+        }
+
+        fn installed_as(&self, name: &str, content: &str, age: u64) -> Kept {
+            let bytes: Vec<u8> = content.bytes().cycle().take(100).collect();
             let descriptor = self.layers().write_blob("application/layer", &bytes).unwrap();
             let kept = Kept { descriptor, diff_id: Digest::of(name) };
             let path = self.path(&format!("installed/{name}.json"));
@@ -216,23 +246,39 @@ mod tests {
     }
 
     #[test]
+    fn a_layer_of_two_bases_stays_for_the_one_that_is_used_and_counts_once() {
+        let cache = Cache::new();
+        let layer = cache.installed_as("used", "layer", 10);
+        cache.installed_as("unused", "layer", 2000);
+        cache.installed_as("also", "layer", 20);
+        let other = cache.installed("other", 30);
+        prune(cache.0.path(), BOUNDS).unwrap();
+        assert!(cache.layers().contains(&layer.descriptor) && cache.layers().contains(&other.descriptor));
+        let stay = ["also", "other", "used"]
+            .iter()
+            .flat_map(|name| [format!("{name}.guard"), format!("{name}.json")]);
+        assert_eq!(cache.names("installed"), stay.collect::<Vec<_>>());
+    }
+
+    #[test]
     fn what_a_killed_process_left_goes_after_a_day() {
         let cache = Cache::new();
         let nameless = cache.layers().write_blob("application/layer", b"nameless").unwrap();
         let nameless = cache.layers().blob_path(&nameless.digest);
-        for name in ["work/.tmp", "resolved/a.lock", "layers/blobs/.incoming-a"] {
+        for name in ["work/.tmp", "resolved/a.lock", "layers/blobs/.incoming-a", "installed/a.guard"] {
             fs::write(cache.path(name), "").unwrap();
             aged(&cache.path(name), 3600);
         }
         prune(cache.0.path(), BOUNDS).unwrap();
         assert!(nameless.exists() && cache.path("work/.tmp").exists());
-        for name in ["work/.tmp", "resolved/a.lock", "layers/blobs/.incoming-a"] {
+        for name in ["work/.tmp", "resolved/a.lock", "layers/blobs/.incoming-a", "installed/a.guard"] {
             aged(&cache.path(name), 100_000);
         }
         aged(&nameless, 100_000);
         prune(cache.0.path(), BOUNDS).unwrap();
         assert_eq!([cache.names("work"), cache.names("resolved")], [Vec::<String>::new(), Vec::new()]);
         assert!(!nameless.exists() && !cache.path("layers/blobs/.incoming-a").exists());
+        assert_eq!(cache.names("installed"), Vec::<String>::new(), "of what was never installed");
     }
 
     #[test]
@@ -241,15 +287,12 @@ mod tests {
         let uv = cache.0.path().join("cache/uv");
         fs::create_dir_all(uv.join("wheels")).unwrap();
         fs::write(uv.join("wheels/small"), [0; 250]).unwrap();
-        prune(cache.0.path(), BOUNDS).unwrap();
-        assert!(uv.exists());
+        assert!(prune(cache.0.path(), BOUNDS).unwrap() && uv.exists());
         fs::write(uv.join("wheels/large"), [0; 250]).unwrap();
         let runs = File::create(cache.path(UV_GUARD)).unwrap();
         runs.lock_shared().unwrap();
-        prune(cache.0.path(), BOUNDS).unwrap();
-        assert!(uv.exists());
+        assert!(!prune(cache.0.path(), BOUNDS).unwrap() && uv.exists());
         drop(runs);
-        prune(cache.0.path(), BOUNDS).unwrap();
-        assert!(!uv.exists());
+        assert!(prune(cache.0.path(), BOUNDS).unwrap() && !uv.exists());
     }
 }

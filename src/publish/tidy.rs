@@ -47,8 +47,9 @@ fn tidy(data: &Path, stamp: &Path) -> io::Result<()> {
         return Ok(());
     }
     Cache::new(data).prune()?;
-    dependencies::prune(data, dependencies::Bounds { age: AGE, bytes: BYTES })?;
-    stamp.set_modified(SystemTime::now())
+    let is_done = dependencies::prune(data, dependencies::Bounds { age: AGE, bytes: BYTES })?;
+    // Where uv was running, as it may be for this very build, the next build tries again.
+    stamp.set_modified(if is_done { SystemTime::now() } else { SystemTime::UNIX_EPOCH })
 }
 
 #[cfg(test)]
