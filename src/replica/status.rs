@@ -116,10 +116,11 @@ impl Replicas {
         self.mishaps().entry(replica.function.clone()).or_default().death = Some(death);
     }
 
-    /// Starts replicas of the current version up to `count`, or ends idle ones down to it. Calls and idleness go on
-    /// deciding afterwards: what shall stay is `min_scale`.
+    /// Starts replicas of the current version up to this node's share of `count`, or ends idle ones down to it. Calls and
+    /// idleness go on deciding afterwards: what shall stay is `min_scale`.
     pub async fn scale(self: &Arc<Self>, name: &FunctionName, count: u32) -> Result<(), Error> {
         let revision = self.find(name, None, true).await?;
+        let count = self.rules.cluster.share(name, count);
         self.start_replicas(&revision, revision.shortage(count));
         let surplus = revision.surplus(Duration::ZERO, count);
         futures_util::future::join_all(surplus.into_iter().map(|replica| self.stop_replica(replica))).await;

@@ -37,6 +37,15 @@ fn what_one_node_is_told_all_serve() {
         hosts.dedup();
         hosts.len() == 3
     });
+    // What one node is told to have at once too: no more than its share comes at that node.
+    let asked = ["-H", "Content-Type:", "-d", r#"{"replicas": 5}"#, "/system/scale-function/f"];
+    assert_eq!(cluster.nodes[0].curl(&asked), (202, String::new()));
+    wait_until("five replicas on three nodes", PATIENCE, || {
+        let hosts = cluster.hosts(2, "f", 4);
+        let mut each: Vec<_> = hosts.chunk_by(|one, other| one == other).map(<[String]>::len).collect();
+        each.sort();
+        each == [1, 2, 2]
+    });
     cluster.push(0, "single", 7, &["--max-scale", "1"]);
     let told: Vec<_> = (0..3).map(|node| cluster.answer(node, "single")).collect();
     assert_eq!(
