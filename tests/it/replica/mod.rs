@@ -1,6 +1,7 @@
 //! Replicas in the real containerd, each test in a namespace and a data folder of its own.
 
 mod abuse;
+mod egress;
 pub mod image;
 mod life;
 mod places;
