@@ -312,6 +312,45 @@ async fn bodies_are_streamed_both_ways() {
 }
 
 #[tokio::test]
+async fn an_answer_without_end_goes_on_as_its_caller_reads_and_keeps_nobody_waiting() {
+    const PIECE: Bytes = Bytes::from_static(&[0; 1 << 16]);
+    const BOUND: usize = 64 << 20;
+    let (listener, address) = bind().await;
+    let given = Arc::<AtomicUsize>::default();
+    let giving = Arc::clone(&given);
+    let service = move |request: Request<Incoming>, _| {
+        let giving = Arc::clone(&giving);
+        async move {
+            // The end is for the test's own sake: what would take all would otherwise take the machine's memory.
+            let left = if request.uri().path() == "/endless" { 2 * BOUND / PIECE.len() } else { 0 };
+            let pieces = (0..left).map(move |_| {
+                giving.fetch_add(PIECE.len(), Ordering::SeqCst);
+                Ok::<_, std::convert::Infallible>(Frame::data(PIECE))
+            });
+            Response::new(StreamBody::new(futures_util::stream::iter(pieces)))
+        }
+    };
+    let listener = Listener::new(listener);
+    tokio::spawn(listener.serve(Workers::start(), Arc::new(service), std::future::pending()));
+    let trigger = trigger(Fixed::at(&[address]), limits()).await;
+    let mut reader = TcpStream::connect(trigger).await.unwrap();
+    reader.write_all(b"GET /function/f/endless HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+    eventually("it begins", || given.load(Ordering::SeqCst) > 0).await;
+    // Nobody reads on: it comes to rest when what lies between is full, and all the while others are answered.
+    loop {
+        let before = given.load(Ordering::SeqCst);
+        for _ in 0..100 {
+            assert_eq!(text(ask(trigger, post("/function/f", "")).await).await, "");
+        }
+        if given.load(Ordering::SeqCst) == before {
+            break;
+        }
+    }
+    assert!(given.load(Ordering::SeqCst) < BOUND, "{given:?} bytes wait for a caller who does not read");
+    drop(reader);
+}
+
+#[tokio::test]
 async fn bodies_that_are_too_large_are_refused() {
     let address = function(|request: Request<Incoming>| async {
         match request.into_body().collect().await.map(|body| body.to_bytes()) {

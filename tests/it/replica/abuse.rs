@@ -107,6 +107,23 @@ async fn who_asks_for_ten_gigabytes_dies_alone_and_describe_says_of_what() {
 }
 
 #[tokio::test]
+async fn a_full_tmp_is_its_own_functions() {
+    let site =
+        Site::new().with("hoarder", HTTPD, Settings::default()).with("neighbour", HTTPD, Settings::default());
+    let replicas = site.start().await;
+    let (hoarder, neighbour) = (acquire(&replicas, "hoarder").await, acquire(&replicas, "neighbour").await);
+    let script = "busybox cat /dev/zero 2>/tmp/why >/tmp/full; busybox df /tmp | busybox grep -c 100%";
+    assert_eq!(inside(&hoarder, script).await, "1");
+    assert_eq!(inside(&neighbour, "echo well >/tmp/note && cat /tmp/note").await, "well");
+    assert_eq!(
+        inside(&hoarder, "busybox rm /tmp/full && echo well >/tmp/note && cat /tmp/note").await,
+        "well"
+    );
+    drop((hoarder, neighbour));
+    site.close(replicas).await;
+}
+
+#[tokio::test]
 async fn a_log_without_end_is_bounded_and_slows_nobody() {
     let site =
         Site::new().with("chatty", HTTPD, Settings::default()).with("neighbour", HTTPD, Settings::default());
