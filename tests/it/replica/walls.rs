@@ -23,6 +23,18 @@ async fn a_replica_is_nobody_and_can_write_nowhere_but_in_tmp() {
         assert_eq!(field(set), "0000000000000000", "{set}");
     }
     assert_eq!((field("NoNewPrivs").as_str(), field("Seccomp").as_str()), ("1", "2"));
+    for namespace in ["pid", "mnt", "ipc", "uts", "net"] {
+        let link = format!("/proc/self/ns/{namespace}");
+        let hosts = std::fs::read_link(&link).unwrap();
+        assert_ne!(inside(&lease, &format!("busybox readlink {link}")).await, hosts.to_string_lossy());
+    }
+    let mounts = inside(&lease, "cat /proc/self/mountinfo").await;
+    let mounted: Vec<_> = mounts.lines().filter_map(|line| line.split(' ').nth(4)).collect();
+    // What a kernel has of them.
+    let masked = ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"].into_iter();
+    for masked in masked.filter(|path| std::fs::exists(path).unwrap()) {
+        assert!(mounted.contains(&masked), "{masked} is not covered: {mounted:?}");
+    }
     let written = "for d in / /bin /etc /www /dev /proc/sys /sys /tmp; do \
                    (echo x > $d/.probe) 2>/dev/null && echo $d; done; true";
     assert_eq!(inside(&lease, written).await, "/tmp");
@@ -62,6 +74,7 @@ async fn replicas_reach_neither_each_other_nor_the_host() {
     let site = Site::new().with("one", HTTPD, Settings::default()).with("two", HTTPD, Settings::default());
     let replicas = site.start().await;
     let (one, two) = (acquire(&replicas, "one").await, acquire(&replicas, "two").await);
+    assert_ne!(inside(&one, "id -u").await, inside(&two, "id -u").await, "the kernel counts by user");
     let host = TcpListener::bind("0.0.0.0:0").unwrap();
     let port = host.local_addr().unwrap().port();
     let gateway = inside(&one, "busybox route -n | grep ^0.0.0.0").await;
