@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::auth::own_address;
+use crate::support::callers::Callers;
 use crate::support::registry::DockerRegistry;
 use crate::support::server::FnbuildServer;
 use crate::support::{Server, fnbuild, free_port, run, run_failing, wait_until};
@@ -106,6 +107,17 @@ fn every_error_of_a_call_says_whose_it_is_and_what_to_do() {
     push(&server, "greedy", greedy, &["--memory", "64Mi"]);
     let (status, _, message) = problem(server.call("greedy", &json!({})));
     assert!(status == 502 && message.contains("out of memory") && message.contains("64Mi"), "{message}");
+
+    let breeder = "import os, threading\ndef run():\n    try:\n        \
+                   while True:\n            threading.Thread(target=threading.Event().wait).start()\n    \
+                   except RuntimeError:\n        os._exit(3)\n";
+    push(&server, "breeder", breeder, &[]);
+    let (status, _, message) = problem(server.call("breeder", &json!({})));
+    assert!(status == 502 && message.contains("refused a process (the limit is 256)"), "{message}");
+    for (name, cause) in [("greedy", "out of memory"), ("breeder", "refused a process")] {
+        let death = &told(&server, &["describe", name])["lastDeath"]["cause"];
+        assert!(death.as_str().is_some_and(|death| death.contains(cause)), "{name}: {death}");
+    }
 
     let stderr = run_failing(server.command().args(["invoke", "syntax"]), 3);
     assert!(stderr.contains("the function answered 5"), "{stderr}");
@@ -258,6 +270,29 @@ fn pushes_at_once_get_a_version_each_and_none_waits_for_one_that_never_listens()
         assert_eq!(server.call("many", &json!({})), (200, "5".into()));
         assert_eq!(stuck.join().unwrap()["version"], 4);
     });
+}
+
+#[test]
+fn versions_that_take_over_under_load_cost_no_call() {
+    let server = FnbuildServer::start();
+    // Some are always on their way when calls go elsewhere.
+    let returns = |n: u32| format!("import time\ndef run():\n    time.sleep(0.1)\n    return {n}\n");
+    push(&server, "busy", &returns(1), &["--concurrency", "2"]);
+    let url = format!("{}/function/busy", server.url());
+    let callers = Callers::start(&vec![url; 6], &["1", "2", "3"]);
+    callers.wait_for(10);
+    for n in [2, 3] {
+        assert_eq!(push(&server, "busy", &returns(n), &[])["version"], n);
+        assert_eq!(server.call("busy", &json!({})), (200, n.to_string()), "what was pushed is what answers");
+        callers.wait_for(10);
+    }
+    run(server.command().args(["config", "busy", "-e", "A=B"]));
+    callers.wait_for(10);
+    run(server.command().args(["rollback", "busy"]));
+    callers.wait_for(10);
+    run(server.command().args(["scale", "busy", "2"]));
+    callers.wait_for(10);
+    callers.finish();
 }
 
 #[test]
