@@ -222,18 +222,22 @@ def large(registries, options):
     return found
 
 
-def getter(port, path, done):
-    status, _, _ = Connection(port).drop(path)
+def getter(port, path, begin, done):
+    connection = Connection(port)
+    begin.wait()
+    status, _, _ = connection.drop(path)
     done.put(status)
 
 
 def large_get(registry, name, clients):
-    """Wall seconds and CPU seconds."""
-    path, done = f"/v2/large/put/blobs/{name}", multiprocessing.Queue()
-    readers = [multiprocessing.Process(target=getter, args=(registry.port, path, done)) for _ in range(clients)]
-    before, start = registry.cpu(), time.perf_counter()
+    """Wall seconds and CPU seconds, from when all clients are there."""
+    path = f"/v2/large/put/blobs/{name}"
+    begin, done = multiprocessing.Barrier(clients + 1), multiprocessing.Queue()
+    readers = [multiprocessing.Process(target=getter, args=(registry.port, path, begin, done)) for _ in range(clients)]
     [reader.start() for reader in readers]
-    assert all(done.get() in (200,) for _ in readers)
+    begin.wait()
+    before, start = registry.cpu(), time.perf_counter()
+    assert all(done.get() == 200 for _ in readers)
     wall, cpu = time.perf_counter() - start, registry.cpu() - before
     [reader.join() for reader in readers]
     return wall, cpu
