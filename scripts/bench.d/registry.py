@@ -210,6 +210,9 @@ def large(registries, options):
         content = os.urandom(1_000_000) * size
         name = digest(content)
         for registry, rates in zip(registries, puts):
+            # What the one before has written is not this one's to wait for.
+            os.sync()
+            time.sleep(3)
             rates.append(len(content) / timed(lambda: Connection(registry.port).push_blob("large/put", content, name)) / 1e6)
     del content
     for registry, figures, rates in zip(registries, found, puts):
