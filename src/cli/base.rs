@@ -17,6 +17,9 @@ use super::registry_flags::AccessArguments;
 use super::{Common, Outcome, OutputFormat, Printer, table};
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n\
+    \x20 fnbuild base build base-layers/python3.11-flask2.3\n\
+    \x20 fnbuild base list")]
 pub struct Arguments {
     #[command(subcommand)]
     verb: Verb,

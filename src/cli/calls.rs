@@ -12,6 +12,7 @@ use super::server::{AskArguments, block_on};
 use super::{Outcome, OutputFormat, Printer, table};
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n  fnbuild calls list mail --state dead\n  fnbuild calls retry 4f2a9c")]
 pub struct Arguments {
     #[command(subcommand)]
     verb: Verb,

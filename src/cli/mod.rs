@@ -64,6 +64,10 @@ use usage::Usage;
 /// From func.zip to an HTTP answer, without a build daemon.
 #[derive(Parser)]
 #[command(name = "fnbuild", version, max_term_width = 100, propagate_version = true)]
+#[command(after_help = "Examples:\n\
+    \x20 fnbuild new hello\n\
+    \x20 fnbuild push hello\n\
+    \x20 fnbuild invoke hello -d '{\"name\": \"Ada\"}'")]
 struct Cli {
     #[command(flatten)]
     common: Common,

@@ -13,6 +13,9 @@ use super::settings::parse_duration;
 use super::{Common, Outcome, OutputFormat, Printer, Usage};
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n\
+    \x20 fnbuild registry serve --listen 127.0.0.1:5000\n\
+    \x20 fnbuild registry gc --dry-run")]
 pub struct Arguments {
     #[command(subcommand)]
     verb: Verb,

@@ -14,6 +14,9 @@ use super::server::{AskArguments, Server, ServerArguments, block_on};
 use super::{Outcome, OutputFormat, Printer, Usage};
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n\
+    \x20 fnbuild secret create db --from-file password.txt\n\
+    \x20 fnbuild secret list")]
 pub struct Arguments {
     #[command(subcommand)]
     verb: Verb,

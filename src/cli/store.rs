@@ -15,6 +15,9 @@ use super::server::block_on;
 use super::{Common, Outcome, OutputFormat, Printer};
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n\
+    \x20 fnbuild store export records.jsonl\n\
+    \x20 fnbuild store import records.jsonl --etcd http://10.0.0.1:2379")]
 pub struct Arguments {
     #[command(subcommand)]
     verb: Verb,

@@ -9,6 +9,9 @@ use super::server::{AskArguments, Server, ServerArguments, block_on};
 use super::{Outcome, OutputFormat, Printer, table};
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n\
+    \x20 fnbuild token create ci --role deploy > token.txt\n\
+    \x20 fnbuild token revoke ci")]
 pub struct Arguments {
     #[command(subcommand)]
     verb: Verb,
