@@ -28,6 +28,7 @@ fn from(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         crate::store::StoreError,
         crate::store::TransferError,
         crate::project::ProjectError,
+        super::invoke::Unreadable,
         super::tell::PushedOnly,
         super::server::ServerError,
         super::usage::Usage,

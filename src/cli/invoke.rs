@@ -60,6 +60,21 @@ pub fn run(arguments: &Arguments, printer: &Printer) -> anyhow::Result<Outcome> 
     })
 }
 
+/// The file that `-d @FILE` names.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the body from {file}")]
+pub struct Unreadable {
+    file: String,
+    source: std::io::Error,
+}
+
+impl Unreadable {
+    /// The next step.
+    pub fn hint(&self) -> Option<String> {
+        Some("-d takes the body itself, @FILE with the file's path from here, or - for stdin".into())
+    }
+}
+
 /// Text as it is, `@FILE`, or `-` for standard input.
 pub fn data(text: &str) -> anyhow::Result<Vec<u8>> {
     if text == "-" {
@@ -68,7 +83,10 @@ pub fn data(text: &str) -> anyhow::Result<Vec<u8>> {
         return Ok(bytes);
     }
     match text.strip_prefix('@') {
-        Some(file) => std::fs::read(file).with_context(|| format!("cannot read the body from {file}")),
+        Some(file) => {
+            let unreadable = |source| Unreadable { file: file.into(), source };
+            std::fs::read(file).map_err(|source| unreadable(source).into())
+        }
         None => Ok(text.into()),
     }
 }

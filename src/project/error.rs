@@ -35,7 +35,7 @@ pub enum ProjectError {
     #[error("{} names no function", path.display())]
     Empty { path: PathBuf },
     #[error("the file names no function {name}")]
-    NotNamed { name: FunctionName },
+    NotNamed { name: FunctionName, named: Vec<FunctionName> },
     #[error("{} is no project file\n{what}", path.display())]
     Toml { path: PathBuf, what: String },
     #[error("{} is no stack file\n{what}", path.display())]
@@ -71,7 +71,11 @@ impl ProjectError {
             }
             Self::Toml { .. } => "docs/commands.md has a fnbuild.toml with everything that can be set",
             Self::Yaml { .. } => "docs/commands.md says what of an OpenFaaS stack.yml is read",
-            Self::NotNamed { .. } | Self::Write { .. } | Self::Read { .. } | Self::Setting { .. } => {
+            Self::NotNamed { named, .. } => {
+                let named: Vec<_> = named.iter().map(FunctionName::as_str).collect();
+                return Some(format!("it names {}", named.join(", ")));
+            }
+            Self::Write { .. } | Self::Read { .. } | Self::Setting { .. } => {
                 return None;
             }
         };

@@ -83,7 +83,8 @@ impl Project {
     pub fn only(mut self, names: &[FunctionName]) -> Result<Self, ProjectError> {
         let is_here = |name: &&FunctionName| self.functions.iter().any(|planned| planned.name == **name);
         if let Some(name) = names.iter().find(|name| !is_here(name)) {
-            return Err(ProjectError::NotNamed { name: name.clone() });
+            let named = self.functions.into_iter().map(|planned| planned.name).collect();
+            return Err(ProjectError::NotNamed { name: name.clone(), named });
         }
         self.functions.retain(|planned| names.is_empty() || names.contains(&planned.name));
         Ok(self)

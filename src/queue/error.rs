@@ -78,6 +78,7 @@ impl QueueError {
             Self::TimeZone { .. } => {
                 Some("a name such as UTC or Europe/Berlin; the machine needs the package tzdata".into())
             }
+            Self::Data { .. } => Some("for example {\"to\": \"me\"}: text is JSON in quotes".into()),
             Self::Callback { .. } => {
                 Some("the server's --callback-hosts names hosts that may be called back".into())
             }
