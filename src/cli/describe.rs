@@ -1,11 +1,12 @@
 //! `fnbuild describe NAME`: what a function is, what it runs with, what is attached to its image, and what answers for it.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::api::{Attached, Attachments, Described, ReplicaState};
-use crate::function::{FunctionName, Settings, signature};
+use crate::function::{FunctionName, Settings, show_duration, signature};
 use crate::publish::TITLE;
 
 use super::server::{AskArguments, block_on};
@@ -68,8 +69,8 @@ fn text(function: &Described, attached: &[Attached]) -> anyhow::Result<String> {
         ("packages", packages(function)),
         ("url", function.url.clone()),
         ("memory", settings.memory.to_string()),
-        ("cpu", format!("{}m", settings.cpu_millis)),
-        ("timeout", format!("{}ms", settings.timeout_ms)),
+        ("cpu", (f64::from(settings.cpu_millis) / 1000.0).to_string()),
+        ("timeout", show_duration(Duration::from_millis(settings.timeout_ms))),
         ("calls", if function.require_token { "with a token" } else { "open" }.into()),
         ("scale", scale(settings)),
     ];

@@ -18,7 +18,7 @@ pub use labels::labelled_scale;
 pub use name::{FunctionName, InvalidName};
 pub use package::Package;
 pub use parameter::{Parameter, ParameterKind, signature};
-pub use patch::{AsyncPatch, SettingsPatch, parse_cpu, parse_duration, parse_number};
+pub use patch::{AsyncPatch, SettingsPatch, parse_cpu, parse_duration, parse_number, show_duration};
 pub use record::{FORMAT, FunctionRecord, InvalidSplit, NewVersion, Version, VersionNumber};
 pub use request::VersionRequest;
 pub use settings::{AsyncSettings, InvalidSetting, Memory, Settings};

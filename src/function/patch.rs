@@ -157,7 +157,7 @@ fn check(settings: &Settings) -> Result<(), InvalidSetting> {
     within("memory", settings.memory, MEMORY, |memory| memory.to_string())?;
     within("cpu", settings.cpu_millis, CPU, |millis| (f64::from(millis) / 1000.0).to_string())?;
     within("pids", settings.pids, PIDS, |pids| pids.to_string())?;
-    within("timeout", Duration::from_millis(settings.timeout_ms), TIMEOUT, time)?;
+    within("timeout", Duration::from_millis(settings.timeout_ms), TIMEOUT, show_duration)?;
     let AsyncSettings { concurrency, queue, attempts, max_age_ms } = settings.asynchronous;
     for (setting, value, most) in [
         ("concurrency", settings.concurrency, u32::MAX),
@@ -169,8 +169,8 @@ fn check(settings: &Settings) -> Result<(), InvalidSetting> {
     ] {
         within(setting, value, [1, most], |number| number.to_string())?;
     }
-    within("async-max-age", Duration::from_millis(max_age_ms), [TIMEOUT[0], WEEK], time)?;
-    within("idle-time", Duration::from_millis(settings.idle_ms), [Duration::ZERO, WEEK], time)?;
+    within("async-max-age", Duration::from_millis(max_age_ms), [TIMEOUT[0], WEEK], show_duration)?;
+    within("idle-time", Duration::from_millis(settings.idle_ms), [Duration::ZERO, WEEK], show_duration)?;
     let (min, max) = (settings.min_scale, settings.max_scale);
     if min > max { Err(InvalidSetting::Scale { min, max }) } else { Ok(()) }
 }
@@ -191,7 +191,7 @@ fn within<T: PartialOrd + Copy>(
 }
 
 /// As it may be written: `24h`, `1m 30s`.
-fn time(time: Duration) -> String {
+pub fn show_duration(time: Duration) -> String {
     let signed = jiff::SignedDuration::try_from(time).unwrap_or(jiff::SignedDuration::MAX);
     format!("{signed:#}")
 }

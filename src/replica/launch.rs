@@ -131,7 +131,16 @@ impl Replicas {
         // Its base may be one that nobody used before.
         self.pool.wake();
         made_of.add(timing.prepare + timing.create + timing.boot);
-        tracing::info!(replica = %replica.id, address = %replica.address, ?timing, "replica started");
+        let Timing { queue, prepare, create, boot } = timing;
+        tracing::info!(
+            replica = %replica.id,
+            address = %replica.address,
+            queue_ms = milliseconds(queue),
+            prepare_ms = milliseconds(prepare),
+            create_ms = milliseconds(create),
+            boot_ms = milliseconds(boot),
+            "replica started"
+        );
         self.watch(replica.clone(), revision.clone(), Some(place));
         if let Err(unwanted) = revision.join(&replica, Some(timing)) {
             self.stop_replica(unwanted).await;
@@ -215,4 +224,9 @@ impl Replicas {
             }
         }
     }
+}
+
+/// For a log: to the microsecond.
+fn milliseconds(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1000.0
 }
