@@ -245,7 +245,7 @@ impl Server {
         self.ticker.stop().await;
         self.dispatcher.pause();
         // A server that is handed over is there again before anybody notices.
-        if ending == Ending::Stop && !self.config.notice.is_zero() {
+        if ending == Ending::Stop {
             // Balancers see /readyz and look elsewhere; who does not is told to, while the last calls finish.
             tokio::time::sleep(self.config.notice).await;
             self.router.refuse();

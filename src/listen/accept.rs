@@ -1,5 +1,6 @@
 //! Takes connections from a listener and gives their requests to a service, until told to stop.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpStream as Socket};
@@ -7,13 +8,15 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +31,10 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// When the server stops, a client that has connected and not yet asked has this long to begin.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
+/// And one that has asked before, to ask again: who asks one thing after the other is then told that the connection ends,
+/// instead of losing a request to its end.
+const NEXT_REQUEST: Duration = Duration::from_millis(200);
 
 type Broken = Box<dyn std::error::Error + Send + Sync>;
 
@@ -165,11 +172,18 @@ where
         from: Connection,
         stop: CancellationToken,
     ) -> Result<(), Broken> {
-        let asked = CancellationToken::new();
+        let (has_asked, asks, stops) = (Cell::new(false), Notify::new(), Cell::new(false));
         let answer = |request| {
-            asked.cancel();
-            let response = (self.service)(request, from);
-            async move { Ok::<_, Infallible>(response.await) }
+            has_asked.set(true);
+            asks.notify_waiters();
+            let (response, stops) = ((self.service)(request, from), &stops);
+            async move {
+                let mut response = response.await;
+                if stops.get() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(response)
+            }
         };
         let connection = self.server.serve_connection(TokioIo::new(stream), service_fn(answer));
         let mut connection = pin!(connection.with_upgrades());
@@ -177,11 +191,14 @@ where
             ended = connection.as_mut() => return Ok(ended?),
             () = stop.cancelled() => {}
         }
+        stops.set(true);
         // Who has just connected is about to ask: to close now would be to refuse.
+        let patience = if has_asked.get() { NEXT_REQUEST } else { FIRST_REQUEST };
         tokio::select! {
+            biased;
+            () = asks.notified() => {}
             ended = connection.as_mut() => return Ok(ended?),
-            () = asked.cancelled() => {}
-            () = tokio::time::sleep(FIRST_REQUEST) => {}
+            () = tokio::time::sleep(patience) => {}
         }
         connection.as_mut().graceful_shutdown();
         Ok(connection.await?)

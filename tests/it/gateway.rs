@@ -16,6 +16,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 
 /// Replicas at fixed addresses: the n-th acquisition gets the n-th of them, the last for ever.
 #[derive(Clone)]
@@ -274,6 +275,30 @@ async fn connections_are_kept_and_one_that_the_function_closed_costs_no_call() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(accepted.load(Ordering::SeqCst), 4);
+}
+
+#[tokio::test]
+async fn who_asks_again_while_the_server_stops_is_answered_and_told_to_go() {
+    let (listener, address) = bind().await;
+    let stop = CancellationToken::new();
+    let service = |_: Request<Incoming>, _| async { Response::new(Full::<Bytes>::from("answered")) };
+    let serving = Listener::new(listener).drain(Duration::from_secs(20));
+    let serving = serving.serve(Workers::start(), Arc::new(service), stop.clone().cancelled_owned());
+    let serving = tokio::spawn(serving);
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let first = sender.send_request(post("/", "")).await.unwrap();
+    assert_eq!(first.headers().get("connection"), None);
+    assert_eq!(text(first).await, "answered");
+    stop.cancel();
+    // The socket is gone: whoever was connected has been told by now.
+    eventually("nobody new is let in", || std::net::TcpStream::connect(address).is_err()).await;
+    let last = sender.send_request(post("/", "")).await.unwrap();
+    assert_eq!(last.headers()["connection"], "close");
+    assert_eq!(text(last).await, "answered");
+    assert!(serving.await.unwrap(), "nothing was cut off");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::auth::own_address;
-use crate::support::callers::Callers;
+use crate::support::callers::{Callers, HeldCall};
 use crate::support::registry::DockerRegistry;
 use crate::support::server::FnbuildServer;
 use crate::support::{Server, fnbuild, free_port, run, run_failing, wait_until};
@@ -293,6 +293,25 @@ fn versions_that_take_over_under_load_cost_no_call() {
     run(server.command().args(["scale", "busy", "2"]));
     callers.wait_for(10);
     callers.finish();
+}
+
+#[test]
+fn a_server_that_stops_says_so_and_finishes_its_calls_first() {
+    let mut server = FnbuildServer::start();
+    push(&server, "held", "def run():\n    return 7\n", &[]);
+    let call = HeldCall::begin(&format!("{}/function/held", server.url()));
+    let in_flight = || server.get("/metrics").1.contains("\nfnbuild_calls_in_flight 1");
+    wait_until("the call to be there", Duration::from_secs(60), in_flight);
+    let pid = nix::unistd::Pid::from_raw(server.pid().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    wait_until("it to say that it stops", Duration::from_secs(60), || {
+        server.get_or_nothing("/readyz").0 == 503
+    });
+    wait_until("calls to be refused", Duration::from_secs(60), || server.call("held", &json!({})).0 == 503);
+    assert_eq!(call.let_go(), "7 200");
+    server.stop();
+    server.start_again();
+    assert_eq!(server.call("held", &json!({})), (200, "7".into()));
 }
 
 #[test]
