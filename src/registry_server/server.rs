@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{HeaderName, HeaderValue};
+use http::header::{CONNECTION, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
@@ -26,6 +26,7 @@ use super::store::Store;
 
 pub const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 const REGISTRY_2: HeaderValue = HeaderValue::from_static("registry/2.0");
 const METRICS_TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
@@ -88,8 +89,12 @@ impl Registry {
         let mut response = match answered {
             Ok(response) => response,
             Err(problem) => {
-                drain(&mut body).await;
-                problem.into_response()
+                let mut response = problem.into_response();
+                if !drain(&mut body).await {
+                    // hyper ends a connection on whose way there is still a body. Told so, a client takes another one.
+                    response.headers_mut().insert(CONNECTION, CLOSE);
+                }
+                response
             }
         };
         response.headers_mut().insert(API_VERSION, REGISTRY_2);
@@ -172,21 +177,22 @@ impl Registry {
     }
 }
 
-/// Reads on for a moment: a connection that is closed on unread bytes would take the refusal with it.
-async fn drain(body: &mut Incoming) {
+/// Reads on for a moment: a connection that is closed on unread bytes would take the refusal with it. Whether that was all.
+async fn drain(body: &mut Incoming) -> bool {
     if body.is_end_stream() {
-        return;
+        return true;
     }
     let drained = async {
         let mut left = REFUSED_BODY;
         while let Some(Ok(frame)) = body.frame().await {
             left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64));
             if left == 0 {
-                break;
+                return false;
             }
         }
+        true
     };
-    let _ = tokio::time::timeout(Duration::from_secs(2), drained).await;
+    tokio::time::timeout(Duration::from_secs(2), drained).await.unwrap_or(false)
 }
 
 /// Serves at one socket until told to stop, then lets the requests that have begun end.
