@@ -278,10 +278,19 @@ async fn connections_are_kept_and_one_that_the_function_closed_costs_no_call() {
 }
 
 #[tokio::test]
-async fn who_asks_again_while_the_server_stops_is_answered_and_told_to_go() {
+async fn who_is_answered_while_the_server_stops_is_told_that_the_connection_ends() {
     let (listener, address) = bind().await;
-    let stop = CancellationToken::new();
-    let service = |_: Request<Incoming>, _| async { Response::new(Full::<Bytes>::from("answered")) };
+    let (stop, answers) = (CancellationToken::new(), Arc::new(tokio::sync::Semaphore::new(1)));
+    let (turn, asked) = (Arc::clone(&answers), Arc::new(AtomicUsize::new(0)));
+    let coming = Arc::clone(&asked);
+    let service = move |_: Request<Incoming>, _| {
+        let turn = Arc::clone(&turn);
+        coming.fetch_add(1, Ordering::SeqCst);
+        async move {
+            turn.acquire().await.unwrap().forget();
+            Response::new(Full::<Bytes>::from("answered"))
+        }
+    };
     let serving = Listener::new(listener).drain(Duration::from_secs(20));
     let serving = serving.serve(Workers::start(), Arc::new(service), stop.clone().cancelled_owned());
     let serving = tokio::spawn(serving);
@@ -292,10 +301,13 @@ async fn who_asks_again_while_the_server_stops_is_answered_and_told_to_go() {
     let first = sender.send_request(post("/", "")).await.unwrap();
     assert_eq!(first.headers().get("connection"), None);
     assert_eq!(text(first).await, "answered");
+    let last = tokio::spawn(sender.send_request(post("/", "")));
+    eventually("it to be asked again", || asked.load(Ordering::SeqCst) == 2).await;
     stop.cancel();
-    // The socket is gone: whoever was connected has been told by now.
+    // The socket is gone: whoever is connected is being told.
     eventually("nobody new is let in", || std::net::TcpStream::connect(address).is_err()).await;
-    let last = sender.send_request(post("/", "")).await.unwrap();
+    answers.add_permits(1);
+    let last = last.await.unwrap().unwrap();
     assert_eq!(last.headers()["connection"], "close");
     assert_eq!(text(last).await, "answered");
     assert!(serving.await.unwrap(), "nothing was cut off");
