@@ -119,8 +119,9 @@ impl Listener {
                 tracing::debug!(%error, %peer, "a connection broke");
             }
         }
-        drop(socket);
+        // In this order: once nobody new is let in, every answer says that its connection ends.
         stop.cancel();
+        drop(socket);
         connections.close();
         tokio::time::timeout(drain, connections.wait()).await.is_ok()
     }
@@ -172,14 +173,14 @@ where
         from: Connection,
         stop: CancellationToken,
     ) -> Result<(), Broken> {
-        let (has_asked, asks, stops) = (Cell::new(false), Notify::new(), Cell::new(false));
+        let (has_asked, asks) = (Cell::new(false), Notify::new());
         let answer = |request| {
             has_asked.set(true);
             asks.notify_waiters();
-            let (response, stops) = ((self.service)(request, from), &stops);
+            let (response, stop) = ((self.service)(request, from), &stop);
             async move {
                 let mut response = response.await;
-                if stops.get() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                if stop.is_cancelled() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, Infallible>(response)
@@ -191,7 +192,6 @@ where
             ended = connection.as_mut() => return Ok(ended?),
             () = stop.cancelled() => {}
         }
-        stops.set(true);
         // Who has just connected is about to ask: to close now would be to refuse.
         let patience = if has_asked.get() { NEXT_REQUEST } else { FIRST_REQUEST };
         tokio::select! {
