@@ -7,6 +7,7 @@ use std::time::Duration;
 use fnbuild::function::{FORMAT, FunctionName, FunctionRecord};
 use fnbuild::store::{Change, EtcdStore, EtcdTls, EtcdUser, FunctionStore, StoreError, Stored};
 use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 
 use crate::store::{image, keeps_the_contract, record};
 use crate::support::etcd::Etcd;
@@ -43,6 +44,15 @@ async fn until_ready(store: &EtcdStore) {
         }
     };
     tokio::time::timeout(LIMIT, ready).await.expect("a node to be ready again");
+}
+
+/// Writes a record, and gives a watch that has told of it: one that begins when it is written may be told of it still.
+async fn watched_after(store: &EtcdStore, record: &FunctionRecord) -> BoxStream<'static, Change> {
+    let mut changes = store.watch().await.unwrap();
+    let revision = store.create(record).await.unwrap();
+    let told = tokio::time::timeout(LIMIT, changes.next()).await.expect("watchers are told");
+    assert_eq!(told, Some(Change::Written(Stored { revision, record: record.clone() })));
+    changes
 }
 
 async fn delete(store: &EtcdStore, name: &str) {
@@ -93,8 +103,7 @@ async fn writes_that_wait_at_the_same_time_go_together() {
     let (etcd, folder) = (Etcd::start(1), tempfile::tempdir().unwrap());
     let store = open(&etcd, &folder.path().join("mirror")).await;
     let taken = record("taken");
-    store.create(&taken).await.unwrap();
-    let mut changes = store.watch().await.unwrap();
+    let mut changes = watched_after(&store, &taken).await;
     let records: Vec<_> = (0..50).map(|i| record(&format!("f-{i:02}"))).collect();
     let (refused, first, created) = tokio::join!(
         store.create(&taken),
@@ -109,18 +118,7 @@ async fn writes_that_wait_at_the_same_time_go_together() {
         assert_eq!(*created.as_ref().unwrap(), revision, "one transaction, one revision");
     }
     for record in records {
-        // What was there before them may still be told.
-        let earlier =
-            |change: &Change| matches!(change, Change::Written(stored) if stored.record.name == taken.name);
-        let told = async {
-            loop {
-                match changes.next().await {
-                    Some(change) if earlier(&change) => {}
-                    told => return told,
-                }
-            }
-        };
-        let told = tokio::time::timeout(LIMIT, told).await.expect("watchers are told of each");
+        let told = tokio::time::timeout(LIMIT, changes.next()).await.expect("watchers are told of each");
         assert_eq!(told, Some(Change::Written(Stored { revision, record })));
     }
 }
@@ -311,8 +309,7 @@ async fn after_a_restored_snapshot_the_mirror_goes_back_with_it() {
 async fn a_record_that_a_newer_node_wrote_is_refused_and_the_others_are_read() {
     let (etcd, folder) = (Etcd::start(1), tempfile::tempdir().unwrap());
     let store = open(&etcd, &folder.path().join("mirror")).await;
-    store.create(&record("add")).await.unwrap();
-    let mut changes = store.watch().await.unwrap();
+    let mut changes = watched_after(&store, &record("add")).await;
     let newer = FunctionRecord { format: FORMAT + 1, ..record("newer") };
     let newer = serde_json::to_string(&newer).unwrap();
     run(etcd.etcdctl().args(["put", "/fnbuild/functions/newer", &newer]));
